@@ -1,0 +1,318 @@
+"""The package map as a table, and what follows from it.
+
+Each check takes a folder and yields what is wrong there, so that it can be seen to fail: on a small sound package that
+one file breaks at a time.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+import statefile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "statefile"
+
+# Earlier bands know nothing of later ones. A name stands for a module or for a whole subpackage.
+BANDS = {
+    "rules": ("errors", "_ids", "_lifecycle"),
+    "system": ("_lock", "_waiter", "_atomic", "_process", "_record"),
+    "objects": ("_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_container"),
+    "faces": ("aio", "process_runtime", "testing", "pytest_plugin", "interop", "__main__"),
+    "front door": ("__init__",),
+}
+LEVEL = {name: level for level, names in enumerate(BANDS.values()) for name in names}
+
+# Models are everywhere, so pydantic is nobody's own; pydantic_core is its other half.
+SHARED = {"pydantic", "pydantic_core"}
+
+# A runtime has files, pipes and processes of its own, and touches them as it likes. Libraries it still does not own.
+FREE = "process_runtime"
+
+MAX_LINES = 350
+VAGUE = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
+
+
+def owners() -> dict[str, str]:
+    """Read who owns which primitive from the lint that bans it elsewhere, so that there is one list."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    banned = config["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
+    found = {name: re.match(r"only (\w+)\.py: ", entry["msg"]) for name, entry in banned.items()}
+    assert all(found.values()), "a message in banned-api does not start with `only FILE.py: `"
+    return {name: match[1] for name, match in found.items() if match}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A file of the package, parsed."""
+
+    name: str  # dotted, the package's own name first
+    path: Path
+    tree: ast.Module
+
+    @property
+    def row(self) -> str:
+        """Its name in the table."""
+        _, _, rest = self.name.partition(".")
+        return rest.partition(".")[0] or "__init__"
+
+    def imports(self) -> Iterator[tuple[ast.stmt, str, str]]:
+        """Yield each import statement, the dotted name it imports and the local name it gives it."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    # `import a.b` binds `a`; `import a.b as c` binds `a.b`.
+                    yield node, alias.name, alias.asname or alias.name.partition(".")[0]
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    yield node, f"{self._origin(node)}.{alias.name}", alias.asname or alias.name
+
+    def _origin(self, node: ast.ImportFrom) -> str:
+        parts = self.name.split(".")
+        if node.level:
+            keep = len(parts) - node.level + (self.path.stem == "__init__")
+            return ".".join([*parts[:keep], *filter(None, [node.module])])
+        return node.module or ""
+
+    def for_types_only(self) -> set[ast.stmt]:
+        """Return the statements below `if TYPE_CHECKING:`, which never run."""
+        tests = {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+        blocks = [n for n in ast.walk(self.tree) if isinstance(n, ast.If) and ast.unparse(n.test) in tests]
+        return {n for block in blocks for stmt in block.body for n in ast.walk(stmt) if isinstance(n, ast.stmt)}
+
+    def uses(self) -> Iterator[tuple[int, str]]:
+        """Yield the line and the full dotted name of whatever the file imports or reaches through an import."""
+        bound = {}
+        for stmt, target, local in self.imports():
+            bound[local] = target if isinstance(stmt, ast.ImportFrom) or local not in target.split(".") else local
+            yield stmt.lineno, target
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute):
+                first, dot, rest = ast.unparse(node).partition(".")
+                if first in bound:
+                    yield node.lineno, bound[first] + dot + rest
+
+
+def modules(package: Path) -> dict[str, Module]:
+    """Parse every file of the package, by dotted name."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = Module(name, path, ast.parse(path.read_text(), str(path)))
+    return found
+
+
+def home(target: str, known: Iterable[str]) -> str:
+    """Return the module that an imported dotted name lives in: the longest known one it starts with."""
+    return max((name for name in known if f"{target}.".startswith(f"{name}.")), key=len, default="")
+
+
+def check_bands(package: Path) -> Iterator[str]:
+    """Every file stands in the table and imports from its own band or an earlier one, also for types only."""
+    known = modules(package)
+    for module in known.values():
+        if module.row not in LEVEL:
+            yield f"{module.path.name} ({module.row}) stands in no row of BANDS: give it one, in the band it belongs to"
+            continue
+        for stmt, target, _ in module.imports():
+            there = home(target, known)
+            if there and LEVEL.get(known[there].row, 0) > LEVEL[module.row]:
+                yield f"{module.path.name}:{stmt.lineno} imports {there}, which is in a later band"
+
+
+def check_cycles(package: Path) -> Iterator[str]:
+    """No import comes back to where it started, lazy ones included; only types may."""
+    known = modules(package)
+    graph = {}
+    for module in known.values():
+        unreal = module.for_types_only()
+        real = {home(target, known) for stmt, target, _ in module.imports() if stmt not in unreal}
+        graph[module.name] = real - {"", module.name}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield "import cycle: " + " -> ".join(error.args[1])
+
+
+def check_owners(package: Path) -> Iterator[str]:
+    """Each library and each dangerous call has one owner; a library in no table is no dependency."""
+    table = owners()
+    for module in modules(package).values():
+        for line, name in sorted(set(module.uses())):
+            library = name.partition(".")[0]
+            foreign = library not in sys.stdlib_module_names and library != package.name
+            primitive = home(name, table)
+            if primitive:
+                allowed = table[primitive] == module.row or (module.row == FREE and not foreign)
+                if not allowed:
+                    yield f"{module.path.name}:{line} uses {name}: only {table[primitive]}.py may"
+            elif foreign and library not in SHARED:
+                yield f"{module.path.name}:{line} uses {library}, which is no dependency"
+
+
+def check_sizes_and_names(package: Path) -> Iterator[str]:
+    """No file is longer than can be read at once, and none is named for being a drawer."""
+    for path in sorted(package.rglob("*.py")):
+        lines = len(path.read_text().splitlines())
+        if lines > MAX_LINES:
+            yield f"{path.name} has {lines} lines, over {MAX_LINES}: split it by idea"
+        for name in path.relative_to(package).with_suffix("").parts:
+            if name.strip("_") in VAGUE:
+                yield f"{path.name}: {name} says nothing: name the idea"
+
+
+def check_front_door(front: ModuleType) -> Iterator[str]:
+    """`__all__` is sorted as ruff sorts it (constants, classes, the rest), free of doubles, and true."""
+    names: list[str] = list(front.__all__)
+    if names != sorted(set(names), key=lambda n: (not (n.isupper() and len(n) > 1), not n[:1].isupper(), n)):
+        yield "__all__ is not sorted, or names something twice"
+    yield from (f"__all__ names {name}, which is not there" for name in names if not hasattr(front, name))
+
+
+def check_docstrings(tests: Path) -> Iterator[str]:
+    """Every test says in a sentence what is true."""
+    for path in sorted(tests.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if node.name.startswith("test") and not ast.get_docstring(node):
+                yield f"{path.name}:{node.lineno} {node.name} has no docstring"
+
+
+PACKAGE_CHECKS = (check_bands, check_cycles, check_owners, check_sizes_and_names)
+
+
+@pytest.mark.parametrize("check", PACKAGE_CHECKS)
+def test_package_keeps_its_map(check: Callable[[Path], Iterable[str]]) -> None:
+    """The package is layered as its table says, one owner for each primitive, in files of a readable size."""
+    complaints = "\n".join(check(PACKAGE))
+    assert not complaints, complaints
+
+
+def test_front_door_keeps_its_word() -> None:
+    """Every name in `__all__` can be imported, and the list is sorted."""
+    complaints = "\n".join(check_front_door(statefile))
+    assert not complaints, complaints
+
+
+def test_every_test_states_a_truth() -> None:
+    """Every test function has a docstring."""
+    complaints = "\n".join(check_docstrings(ROOT / "tests"))
+    assert not complaints, complaints
+
+
+def test_table_names_each_module_once() -> None:
+    """No module stands in two bands."""
+    assert len(LEVEL) == sum(len(names) for names in BANDS.values())
+
+
+SOUND = {
+    "__init__.py": "from statefile._state_file import StateFile\nfrom statefile import aio\n",
+    "errors.py": "import os\nos.replace_me = 1\n",
+    "_lock.py": "import fcntl, portalocker.utils\nfrom statefile.errors import X\n",
+    "_atomic.py": "import os as system\nsystem.replace(1, 2)\n",
+    "_record.py": "import orjson, pydantic\n",
+    "_state_file.py": "from . import _lock\nfrom ._record import dump\n'a'.replace('a', 'b')\n",
+    "runtime.py": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from statefile._container import Container\n"
+    ),
+    "_container.py": "from statefile.runtime import Runtime\n",
+    "aio.py": "import asyncio\nfrom statefile import _state_file\n",
+    "process_runtime/__init__.py": "from statefile.process_runtime._monitor import run\n",
+    "process_runtime/_monitor.py": "import os\nfrom ..errors import X\nos.unlink('x')\n",
+}
+
+BROKEN = [
+    ("bands", "_extra.py", "", "_extra.py (_extra) stands in no row of BANDS"),
+    ("bands", "extra/__init__.py", "", "__init__.py (extra) stands in no row"),
+    ("bands", "errors.py", "from statefile._lock import lock\n", "errors.py:1 imports statefile._lock, which is in a"),
+    ("bands", "errors.py", "import statefile._lock\n", "errors.py:1 imports statefile._lock"),
+    ("bands", "errors.py", "from . import _lock as x\n", "errors.py:1 imports statefile._lock"),
+    ("bands", "errors.py", "def f():\n    from .aio import x\n", "errors.py:2 imports statefile.aio"),
+    ("bands", "aio.py", "from statefile import StateFile\n", "aio.py:1 imports statefile, which is in a later band"),
+    ("bands", "aio.py", "import statefile\n", "aio.py:1 imports statefile, which is in a later band"),
+    ("bands", "_lock.py", SOUND["runtime.py"], "_lock.py:3 imports statefile._container, which is in a later band"),
+    ("cycles", "runtime.py", "from statefile._container import C\n", "import cycle: "),
+    ("cycles", "runtime.py", "def f():\n    import statefile._container\n", "import cycle: "),
+    ("cycles", "process_runtime/_monitor.py", "from statefile.process_runtime import run\n", "import cycle: "),
+    ("owners", "aio.py", "import portalocker\n", "aio.py:1 uses portalocker: only _lock.py may"),
+    ("owners", "aio.py", "def f():\n    from orjson import loads\n", "aio.py:2 uses orjson.loads: only _record.py may"),
+    ("owners", "aio.py", "import requests\n", "aio.py:1 uses requests, which is no dependency"),
+    ("owners", "_lock.py", "import os\nos.replace(1, 2)\n", "_lock.py:2 uses os.replace: only _atomic.py may"),
+    ("owners", "_lock.py", "import os as o\nf = o.unlink\n", "_lock.py:2 uses os.unlink: only _atomic.py may"),
+    ("owners", "_lock.py", "from os import rename as r\n", "_lock.py:1 uses os.rename: only _atomic.py may"),
+    ("owners", "_record.py", "import signal\nsignal.pidfd_send_signal\n", "_record.py:2 uses signal.pidfd_send_signal"),
+    ("owners", "process_runtime/_monitor.py", "import psutil\n", "_monitor.py:1 uses psutil: only _process.py may"),
+    ("sizes_and_names", "aio.py", "\n" * (MAX_LINES + 1), f"aio.py has {MAX_LINES + 1} lines, over {MAX_LINES}"),
+    ("sizes_and_names", "_utils.py", "", "_utils.py: _utils says nothing"),
+    ("sizes_and_names", "process_runtime/helpers.py", "", "helpers.py: helpers says nothing"),
+    ("sizes_and_names", "common/_x.py", "", "_x.py: common says nothing"),
+]
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    """Lay the files out below the folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("check", PACKAGE_CHECKS)
+def test_checks_accept_a_sound_package(check: Callable[[Path], Iterable[str]], tmp_path: Path) -> None:
+    """What the rules allow, no check complains about, so that a complaint below is about the break alone."""
+    assert list(check(write(tmp_path / "statefile", SOUND))) == []
+
+
+@pytest.mark.parametrize(("check", "name", "text", "complaint"), BROKEN)
+def test_checks_find_a_break(check: str, name: str, text: str, complaint: str, tmp_path: Path) -> None:
+    """One file that breaks a rule gets exactly one complaint, which says where and what."""
+    package = write(tmp_path / "statefile", SOUND | {name: text})
+    (found,) = globals()[f"check_{check}"](package)
+    assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["B", "A"], "not sorted"),
+        (["A", "A", "B"], "twice"),
+        (["A", "CONSTANT"], "not sorted"),
+        (["A", "B", "absent"], "absent, which is not there"),
+    ],
+)
+def test_front_door_check_finds_a_break(names: list[str], complaint: str) -> None:
+    """An unsorted, doubled or absent name in `__all__` gets a complaint."""
+    front = ModuleType("front")
+    vars(front).update(A=1, B=2, CONSTANT=3, function=4, __all__=["CONSTANT", "A", "B", "function"])
+    assert list(check_front_door(front)) == []
+    front.__all__ = names  # type: ignore[attr-defined]
+    (found,) = check_front_door(front)
+    assert complaint in found
+
+
+def test_docstring_check_finds_a_break(tmp_path: Path) -> None:
+    """A test without a docstring is named, in a class, in a subfolder or async; a fixture is left alone."""
+    text = (
+        "class TestX:\n    def test_a(self): pass\nasync def test_b(): pass\n"
+        "def test_c():\n    'Holds.'\ndef fixture(): pass\n"
+    )
+    write(tmp_path, {"deep/test_x.py": text, "conftest.py": "def test_not_collected(): pass\n"})
+    assert sorted(check_docstrings(tmp_path)) == [
+        "test_x.py:2 test_a has no docstring",
+        "test_x.py:3 test_b has no docstring",
+    ]
