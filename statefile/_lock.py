@@ -1,0 +1,423 @@
+"""The lock: exclusive `flock(2)` on a lock file, proved to be the file that its path names.
+
+A lock file is removed together with its state, so a waiter may get the lock of a file that has lost its name while another
+makes a new file there and locks that. Therefore the locked inode is compared with the path after every acquisition; a stale
+one is dropped and the wait starts over. Nothing is ever written to a lock file.
+
+A forked child shares the open file: it must neither release the parent's lock nor keep it alive, so it closes its copies and
+forgets them. Only this file calls portalocker, with `flock` pinned: its default is a global that any program may change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import math
+import os
+import sys
+import threading
+import time
+import warnings
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from statefile import _atomic
+from statefile._process import command_of
+from statefile._waiter import Reminder, Room
+from statefile.errors import DeadlockError, LockTimeoutError, LockUnsupportedError, NotLockedError, StateFileError
+
+if TYPE_CHECKING:
+    from portalocker.portalocker import FlockLocker
+
+logger = logging.getLogger("statefile")
+
+REMIND_AFTER = 1.0
+"""Seconds of waiting after which one log line says for whom."""
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_MAKE = _OPEN | os.O_CREAT | os.O_EXCL
+_TRIES = 3
+"""How often an open is tried that met a file which was just going (ENOENT beside O_CREAT, ESTALE)."""
+
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL})
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """Who holds a lock.
+
+    Attributes:
+        pid: the process that took it, as numbered here.
+        command: its command line, or `None` if it has ended (then a child that it left behind holds the lock) or hides it.
+    """
+
+    pid: int
+    command: str | None = None
+
+    def __str__(self) -> str:
+        """`pid 17 (runsc start c1)`."""
+        return f"pid {self.pid} ({self.command})" if self.command else f"pid {self.pid}"
+
+
+class FileLock:
+    """The lock that one object holds, or does not hold, on the lock file at `path`."""
+
+    __slots__ = ("_claim", "path")
+
+    def __init__(self, path: str) -> None:
+        """No file is touched yet."""
+        self.path = path
+        self._claim: _Claim | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock now, in this process."""
+        claim = self._claim
+        return claim is not None and claim.valid
+
+    def acquire(self, *, create: bool, deadline: Deadline) -> None:
+        """Take the lock: on return nobody else has it, and `path` names the locked file.
+
+        With `create` a missing lock file is made.
+
+        Raises:
+            FileNotFoundError: there is no lock file, and `create` is false or there is no directory.
+            LockTimeoutError: it was not free in time.
+            DeadlockError: this thread holds it already.
+            LockUnsupportedError: the file system cannot lock.
+            UnsafePathError: something that is no regular file stands there.
+            StateIOError: another system call failed.
+        """
+        while True:
+            claim = _Claim(self.path, create=create)
+            try:
+                if not claim.try_lock():
+                    claim = _wait(claim, deadline)
+                if claim.is_current():
+                    claim.own()
+                    self._claim = claim
+                    return
+            except BaseException:
+                if self._claim is claim:
+                    self._claim = None
+                claim.abandon()
+                raise
+            claim.close()
+
+    def is_current(self) -> bool:
+        """Whether this object holds the lock, and the file that it locked still has its name."""
+        claim = self._claim
+        return claim is not None and claim.valid and claim.is_current()
+
+    def release(self, *, remove: bool) -> None:
+        """Release the lock and, if `remove`, delete the lock file first.
+
+        Raises:
+            NotLockedError: this object does not hold it.
+            StateIOError: the lock file could not be deleted; the lock is released all the same.
+        """
+        claim, self._claim = self._claim, None
+        if claim is None or not claim.valid:
+            raise NotLockedError(path=self.path, operation="unlock()")
+        try:
+            if remove and claim.is_current():
+                _atomic.remove(self.path)
+        finally:
+            claim.close()
+
+
+class Deadline:
+    """Until when to wait."""
+
+    __slots__ = ("_end", "timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        """`timeout` in seconds from now: `None` waits for good, 0 tries once.
+
+        Raises:
+            ValueError: it is negative, NaN or no number.
+        """
+        if timeout is not None and (not isinstance(timeout, (int, float)) or math.isnan(timeout) or timeout < 0):
+            raise ValueError(f"a timeout is None or a number of seconds from 0, not {timeout!r}")
+        self.timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Seconds that are left, 0 at the least; `None` for good."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+def holder_of(path: str) -> LockHolder | None:
+    """Who holds the lock file at `path` now; `None` if nobody does, or the kernel does not show it. Opens nothing.
+
+    Raises:
+        StateIOError: the directory may not be searched.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _atomic.system_error(error, "look at", path) from error
+    return _holder_of((found.st_dev, found.st_ino))
+
+
+# -- one open lock file ------------------------------------------------------------------------------------------------
+
+
+class _Claim:
+    """An open lock file, and perhaps the lock on it. Losing the last reference closes it, which frees the lock."""
+
+    __slots__ = ("__weakref__", "_made", "_opened", "_owned", "_process", "key", "path")
+
+    def __init__(self, path: str, *, create: bool) -> None:
+        self.path = path
+        self._owned = False
+        self._process = _this_process
+        self._opened: list[int] = []
+        with _fork_gate:
+            self._made = _open_lock_file(self._opened, path, create=create)
+            _open_files.update(self._opened)
+        found = os.fstat(self._opened[0])
+        _atomic.check_regular(found, path)
+        self.key = (found.st_dev, found.st_ino)
+        if self._made:
+            os.fchmod(self._opened[0], _atomic.FILE_MODE)  # whatever the umask took away
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is open in this process: it is not after `close`, nor in a forked child."""
+        return bool(self._opened) and self._process is _this_process
+
+    def try_lock(self) -> bool:
+        """Whether the lock was free and now is ours."""
+        return _flock(self._opened[0], self.path, wait=False)
+
+    def lock(self) -> None:
+        """Block until the lock is ours."""
+        _flock(self._opened[0], self.path, wait=True)
+
+    def is_current(self) -> bool:
+        """Whether `path` still names this file."""
+        try:
+            named = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _atomic.system_error(error, "look at", self.path) from error
+        return (named.st_dev, named.st_ino) == self.key
+
+    def own(self) -> None:
+        """Note that the running thread holds the lock from now on."""
+        self._owned = True
+        _owners[self.key] = _this_thread()
+
+    def abandon(self) -> None:
+        """Close, and remove the file if this claim made it and nobody else uses it."""
+        with contextlib.suppress(StateFileError):
+            if self._made and self.valid and self._unused() and self.is_current():
+                _atomic.remove(self.path)
+        self.close()
+
+    def _unused(self) -> bool:
+        try:
+            return self.try_lock()
+        except LockUnsupportedError:
+            return True  # then nobody can be using it
+
+    def close(self) -> None:
+        """Release and close. What was done already is not done again, and a forked child does nothing."""
+        if not self.valid:
+            return
+        if self._owned:
+            self._owned = False
+            _owners.pop(self.key, None)
+        try:
+            _unlock(self._opened[0])
+        finally:
+            with _fork_gate, contextlib.suppress(IndexError, OSError):  # FUSE and NFS report old errors on closing
+                _open_files.discard(self._opened[0])
+                os.close(self._opened.pop())
+
+    def __del__(self) -> None:
+        dropped = self._owned and self.valid
+        self.close()
+        if dropped and not sys.is_finalizing():
+            warnings.warn(f"{self.path} was still locked when its last reference went", ResourceWarning, source=self)
+
+
+def _open_lock_file(opened: list[int], path: str, *, create: bool) -> bool:
+    """Add its descriptor to `opened`; whether this call made the file.
+
+    It is made only if it is not there: in a sticky directory O_CREAT is refused for another's file.
+    """
+    for _ in range(_TRIES):
+        try:
+            opened += map(os.open, (path,), (_OPEN,))
+            return False
+        except OSError as failed:
+            error = failed
+        if create and error.errno == errno.ENOENT:
+            try:
+                opened += map(os.open, (path,), (_MAKE,), (_atomic.FILE_MODE,))
+                return True
+            except OSError as failed:
+                error = failed
+        if error.errno not in ({errno.ENOENT, errno.EEXIST, errno.ESTALE} if create else {errno.ESTALE}):
+            break
+    if isinstance(error, FileNotFoundError):
+        raise error
+    raise _atomic.system_error(error, "open lock file", path) from error
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+def _wait(claim: _Claim, deadline: Deadline) -> _Claim:
+    """Return a locked claim in place of `claim`, which has found the lock taken."""
+    if _owners.get(claim.key) is _this_thread():
+        raise DeadlockError(path=claim.path)
+    left = deadline.left()
+    reminded = _reminder.watch(lambda: _say_who(claim.path, claim.key))
+    try:
+        if left is None:
+            claim.lock()
+            return claim
+        granted = _room(claim.path).wait(left) if left else None
+    finally:
+        _reminder.forget(reminded)
+    if granted is None:
+        raise LockTimeoutError(path=claim.path, timeout=deadline.timeout or 0.0, holder=_holder_of(claim.key))
+    claim.close()
+    return granted
+
+
+def _room(path: str) -> Room[_Claim]:
+    """Where this process waits for the lock file at `path`; the room goes when nobody is in it."""
+    room = _rooms.get(path)
+    if room is None:
+        room = _rooms.setdefault(path, Room(lambda: _take(path), _Claim.close))
+    return room
+
+
+def _take(path: str) -> _Claim:
+    claim = _Claim(path, create=False)
+    claim.lock()
+    return claim
+
+
+def _say_who(path: str, key: tuple[int, int]) -> None:
+    holder = _holder_of(key)
+    logger.info("waiting for %s, held by %s", path, holder or "a process that cannot be seen from here")
+
+
+def _holder_of(key: tuple[int, int]) -> LockHolder | None:
+    """Look the file up in `/proc/locks`, which costs the holder nothing."""
+    device, inode = key
+    exact = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+    alike: list[int] = []
+    with contextlib.suppress(OSError, ValueError), open("/proc/locks", encoding="ascii") as locks:  # noqa: PTH123  # no Path needed
+        for line in locks:
+            fields = line.split()
+            if len(fields) < _LOCKS_FIELDS or fields[1] != "FLOCK":
+                continue  # a waiter has `->` there
+            if fields[5] == exact:
+                return _named(int(fields[4]))
+            if fields[5].rpartition(":")[2] == str(inode):
+                alike.append(int(fields[4]))
+    # Some file systems show another device number in stat than the kernel uses: then the inode alone must do.
+    return _named(alike[0]) if len(alike) == 1 else None
+
+
+_LOCKS_FIELDS = 8
+
+
+def _named(pid: int) -> LockHolder | None:
+    """A process of another PID namespace is shown as 0 or less: nobody that we could name."""
+    return LockHolder(pid, command_of(pid)) if pid > 0 else None
+
+
+# -- the primitive -----------------------------------------------------------------------------------------------------
+
+
+class _Primitive:
+    """portalocker's `flock`, loaded when the first lock is taken: importing it costs more than many locks."""
+
+    def __init__(self) -> None:
+        import portalocker  # noqa: PLC0415  # see above
+        from portalocker.portalocker import FlockLocker  # noqa: PLC0415
+
+        self.locker: FlockLocker = FlockLocker()
+        self.exclusive = portalocker.LOCK_EX
+        self.exclusive_at_once = portalocker.LOCK_EX | portalocker.LOCK_NB
+        self.taken = portalocker.AlreadyLocked
+        self.failed = portalocker.LockException
+
+
+@functools.cache
+def _primitive() -> _Primitive:
+    return _Primitive()
+
+
+def _flock(fd: int, path: str, *, wait: bool) -> bool:
+    """Lock `fd`; false if another holds it and `wait` is false."""
+    use = _primitive()
+    try:
+        use.locker.lock(fd, use.exclusive if wait else use.exclusive_at_once)
+    except use.taken:
+        return False
+    except use.failed as error:
+        cause = error.__cause__
+        code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+        if code in _UNSUPPORTED:
+            raise LockUnsupportedError(path=path, errno=code) from error
+        raise _atomic.system_error(OSError(code, os.strerror(code)), "lock", path) from error
+    return True
+
+
+def _unlock(fd: int) -> None:
+    """Release explicitly: a child between fork and exec may still share the open file."""
+    use = _primitive()
+    with contextlib.suppress(use.failed):  # closing, which comes next, releases too
+        use.locker.unlock(fd)
+
+
+# -- threads and processes ---------------------------------------------------------------------------------------------
+
+
+def _this_thread() -> object:
+    """A token of the running thread; a thread's number is given to another when it has ended."""
+    try:
+        return _local.token
+    except AttributeError:
+        _local.token = object()
+        return _local.token
+
+
+def _forget_in_child() -> None:
+    """After a fork, in the child: the parent's locks are the parent's. Closing a copy releases nothing."""
+    global _this_process, _reminder  # noqa: PLW0603  # the child is another process
+    for fd in _open_files:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _open_files.clear()
+    _owners.clear()
+    _rooms.clear()
+    _reminder = Reminder(REMIND_AFTER)
+    _this_process = object()
+    _fork_gate.release()
+
+
+_local = threading.local()
+_this_process = object()
+_fork_gate = threading.RLock()
+"""Held while a lock file is opened or closed, so that no fork comes between the system call and the note of it."""
+_open_files: set[int] = set()
+_owners: dict[tuple[int, int], Any] = {}
+"""Which thread of this process holds which file."""
+_rooms: weakref.WeakValueDictionary[str, Room[_Claim]] = weakref.WeakValueDictionary()
+_reminder = Reminder(REMIND_AFTER)
+os.register_at_fork(before=_fork_gate.acquire, after_in_parent=_fork_gate.release, after_in_child=_forget_in_child)

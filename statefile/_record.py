@@ -1,0 +1,285 @@
+"""Bytes to model and back, exactly: what cannot be read back the same is refused, never changed on the way.
+
+JSON libraries bend values without a word: NaN becomes `null`, an integer beyond 64 bits a float, a document too deep to be
+read back is written all the same. `encode` and `decode` notice each of these, and do it in C where nothing is wrong: the walk
+in Python starts only to name the culprit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, cast
+
+import orjson
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticSerializationError, SchemaSerializer
+
+from statefile.errors import CorruptStateError, UnstorableStateError
+
+MAX_BYTES = 64 * 2**20
+"""The largest state that is read or written."""
+
+MAX_DEPTH = 200
+"""Levels of objects and arrays: less than what orjson can write (254) and read (1024)."""
+
+T = TypeVar("T")
+
+
+class Record(BaseModel):
+    """A model whose JSON keys are camelCase, and which keeps the keys that it does not know."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, extra="allow", ser_json_inf_nan="constants"
+    )
+
+
+class _Opaque:
+    """Marks a field whose value is JSON already: it is written as it is, past pydantic."""
+
+
+OPAQUE = _Opaque()
+JSONObject = Annotated[dict[str, Any], OPAQUE]
+"""An opaque JSON object in a model: kept whole, never interpreted."""
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def encode(state: object, *, path: str) -> bytes:
+    """Return `state` (a pydantic model, dataclass or mapping) as one JSON object that `decode` reads back the same.
+
+    Raises:
+        UnstorableStateError: JSON cannot hold it: NaN or an infinity, an integer beyond 64 bits, a lone surrogate, a key
+            that is no string, a type without a JSON form, more than `MAX_DEPTH` levels, more than `MAX_BYTES`.
+    """
+    try:
+        data = _encode(state)
+        if data[:1] != b"{":
+            raise _Unstorable("", f"is no JSON object but of type {type(state).__name__}")
+        if len(data) > MAX_BYTES:
+            raise _Unstorable("", f"has {len(data)} bytes, more than {MAX_BYTES}")
+    except _Unstorable as unstorable:
+        raise UnstorableStateError(path=path, field=unstorable.field, reason=unstorable.reason) from unstorable.__cause__
+    return data
+
+
+def _encode(state: object) -> bytes:
+    if not isinstance(state, BaseModel):
+        return _dumps(_plain(state))
+    opaque = _opaque_fields(type(state))
+    if not opaque:
+        return _dumps(_plain(state))
+    data = _dumps(_plain(state, frozenset(opaque)))[:-1]
+    parts = [data] if len(data) > 1 else []
+    for name, key in opaque.items():
+        value = getattr(state, name)
+        parts.append(key + _dumps(value, levels=1, at=name))
+    return b"{" * (len(data) == 1) + b",".join(parts) + b"}"
+
+
+def _plain(state: object, exclude: frozenset[str] | None = None) -> object:
+    """A model or dataclass as the JSON values that it stands for, NaN kept as NaN; anything else as it is."""
+    if isinstance(state, Mapping):
+        return dict(cast("Mapping[str, Any]", state))
+    serializer = _serializer(type(state))
+    try:
+        return serializer.to_python(state, mode="json", by_alias=True, exclude=cast("Any", exclude))
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise _Unstorable("", f"has no JSON form: {error}") from error
+
+
+def _dumps(value: object, *, levels: int = 0, at: str = "") -> bytes:
+    """`value` as JSON, proved to read back the same; it will stand `levels` deep, in the field `at`."""
+    try:
+        data = orjson.dumps(value, default=_foreign, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    except orjson.JSONEncodeError as error:
+        _refuse(value, levels, at)
+        raise _Unstorable(at, f"has no JSON form: {error.__cause__ or error}") from error
+    # NaN and the infinities come out as null. Without a null there is none; with one, reading back tells.
+    if (b"null" in data and orjson.loads(data) != value) or data.count(b"{") + data.count(b"[") > MAX_DEPTH - levels:
+        _refuse(value, levels, at)
+    return data
+
+
+def _foreign(value: object) -> object:
+    """For orjson: the JSON values that stand for a model or another type within a mapping."""
+    plain = _plain(value)
+    _refuse(plain, 0, "")
+    return plain
+
+
+def _refuse(value: object, level: int, at: str) -> None:
+    """Raise for the first value in `value` that JSON cannot hold; `level` levels stand around it already."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _Unstorable(at, f"is {value}, which JSON cannot hold")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise _Unstorable(at, "is an integer beyond 64 bits")
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _Unstorable(at, "holds a lone surrogate, which UTF-8 cannot hold") from None
+    elif isinstance(value, (dict, list, tuple)):
+        if level >= MAX_DEPTH:
+            raise _Unstorable(at, f"is nested deeper than {MAX_DEPTH} levels")
+        _refuse_items(cast("Any", value), level, at)
+
+
+def _refuse_items(value: dict[Any, Any] | list[Any] | tuple[Any, ...], level: int, at: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _Unstorable(at, f"has a key that is no string: {key!r}")
+            _refuse(key, level + 1, at)
+            _refuse(item, level + 1, f"{at}.{key}" if at else key)
+    else:
+        for index, item in enumerate(value):
+            _refuse(item, level + 1, f"{at}.{index}" if at else str(index))
+
+
+class _Unstorable(Exception):  # noqa: N818  # never leaves this file
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+
+@functools.cache
+def _serializer(type_: type) -> SchemaSerializer:
+    """The serializer of `type_` that keeps NaN: pydantic's own, by default, writes it as `null`."""
+    if issubclass(type_, BaseModel):
+        type_.model_rebuild()
+        schema = type_.__pydantic_core_schema__
+    elif dataclasses.is_dataclass(type_):
+        schema = TypeAdapter(type_).core_schema
+    else:
+        schema = cast("Any", {"type": "any"})
+    return SchemaSerializer(schema, cast("Any", {"ser_json_inf_nan": "constants"}))
+
+
+@functools.cache
+def _opaque_fields(type_: type[BaseModel]) -> dict[str, bytes]:
+    """The opaque fields of a model, each with its JSON key as it stands in the file."""
+    return {
+        name: orjson.dumps(field.serialization_alias or name) + b":"
+        for name, field in type_.model_fields.items()
+        if OPAQUE in field.metadata
+    }
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, type_: type[T], *, path: str, context: object = None) -> T:
+    """Return the JSON object in `data` as a `type_`: a pydantic model, dataclass, `TypedDict` or `dict`.
+
+    Validators see `context` as `info.context`.
+
+    Raises:
+        CorruptStateError: `data` is no such thing, or holds an integer beyond 64 bits, or is nested deeper than `MAX_DEPTH`.
+    """
+    if len(data) > MAX_BYTES:
+        raise CorruptStateError(path=path, kind="too large", reason=f"it has more than {MAX_BYTES} bytes")
+    try:
+        parsed = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise _corrupt(data, error, path) from error
+    if type(parsed) is not dict:
+        raise CorruptStateError(
+            path=path, kind="not an object", reason=f"a state is a JSON object, this is of type {type(parsed).__name__}"
+        )
+    if _MANY_DIGITS in data.translate(_DIGITS_TO_ZERO):
+        _check_integers(data, path)
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(parsed, MAX_DEPTH):
+        raise CorruptStateError(path=path, kind="too deep", reason=f"it is nested deeper than {MAX_DEPTH} levels")
+    if type_ is dict:
+        return cast("T", parsed)
+    python, from_json = _validators(type_)
+    try:
+        return cast("T", python(parsed, context=context))
+    except ValidationError:
+        pass
+    try:
+        # A strict model takes from JSON text what it refuses from Python values (a date from a string).
+        return cast("T", from_json(data, context=context))
+    except ValidationError as error:
+        raise CorruptStateError(path=path, kind="invalid", reason=_first_error(error)) from None
+
+
+_DIGITS_TO_ZERO = bytes(ord("0") if chr(i) in "0123456789" else i for i in range(256))
+_MANY_DIGITS = b"0" * 19
+"""2**63 has 19 digits: only a document with so many in a row can hold an integer that orjson reads as a float."""
+
+
+def _check_integers(data: bytes, path: str) -> None:
+    import json  # noqa: PLC0415  # only the rare document with a long run of digits gets here
+
+    def check(digits: str) -> int:
+        if len(digits) > _INTEGER_DIGITS or not -(2**63) <= int(digits) < 2**64:
+            shown = digits if len(digits) <= _INTEGER_DIGITS else f"{digits[:_INTEGER_DIGITS]}…"
+            raise CorruptStateError(
+                path=path, kind="integer out of range", reason=f"{shown} does not fit in 64 bits, so it would be changed"
+            )
+        return 0
+
+    json.loads(data, parse_int=check)
+
+
+_INTEGER_DIGITS = 20
+
+
+def _deeper_than(value: object, limit: int) -> bool:
+    """Whether `value` has more than `limit` levels of objects and arrays; level by level, so that nothing recurses."""
+    level: list[Any] = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if type(outer) is dict else outer)
+            if type(item) is dict or type(item) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _corrupt(data: bytes, error: orjson.JSONDecodeError, path: str) -> CorruptStateError:
+    """Say in an operator's words what `data` is."""
+    if not data.strip():
+        return CorruptStateError(path=path, kind="empty", reason=f"it has {len(data)} bytes, and none of them says anything")
+    if b"\0" in data:
+        return CorruptStateError(
+            path=path, kind="nul-filled", reason=f"{data.count(0)} of its {len(data)} bytes are NUL, as after a power cut"
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as wrong:
+        return CorruptStateError(path=path, kind="not utf-8", reason=f"byte {wrong.start} is not UTF-8")
+    if "depth limit" in error.msg:
+        return CorruptStateError(path=path, kind="too deep", reason=f"it is nested deeper than {MAX_DEPTH} levels")
+    if error.pos >= len(text.rstrip()):
+        return CorruptStateError(path=path, kind="truncated", reason=f"it ends in the middle, after {len(data)} bytes")
+    return CorruptStateError(path=path, kind="not json", reason=f"{error.msg}")
+
+
+def _first_error(error: ValidationError) -> str:
+    first, *more = error.errors(include_url=False, include_context=False, include_input=False)
+    where = ".".join(str(part) for part in first["loc"])
+    others = f" (and {len(more)} more)" if more else ""
+    return f"field {where!r}: {first['msg']}{others}" if where else f"{first['msg']}{others}"
+
+
+@functools.cache
+def _validators(type_: Any) -> tuple[Any, Any]:  # noqa: ANN401  # a TypedDict is no type to a type checker
+    if isinstance(type_, type) and issubclass(type_, BaseModel):
+        type_.model_rebuild()
+        validator = type_.__pydantic_validator__
+        return validator.validate_python, validator.validate_json
+    adapter: TypeAdapter[Any] = TypeAdapter(type_)
+    return adapter.validate_python, adapter.validate_json

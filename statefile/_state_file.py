@@ -1,0 +1,402 @@
+"""`StateFile`: one container's state file and lock file, and the primitives on them."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from statefile import _atomic
+from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, FullID, file_stem
+from statefile._lock import Deadline, FileLock, LockHolder, holder_of
+from statefile._record import MAX_BYTES, decode, encode
+from statefile.errors import (
+    AlreadyExistsError,
+    CorruptStateError,
+    InvalidRootError,
+    LockLostError,
+    NotFoundError,
+    NotLockedError,
+    StateFileError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+T = TypeVar("T")
+
+SECOND_LOOK = 1.0
+"""Seconds that `load` waits for the lock before it calls a file corrupt: a foreign writer may be writing it in place."""
+
+_ROOT_TRIES = 3
+
+
+class Durability(enum.StrEnum):
+    """What a save that has returned survives. Both kinds are atomic."""
+
+    FULL = "full"
+    """A power cut: file and directory are flushed."""
+    PROCESS = "process"
+    """The death of any process. For a root on tmpfs, which no power cut spares."""
+
+
+class StateFile(BaseModel):
+    """The state of one container on disk: a state file and a lock file directly under a root directory.
+
+    Making one touches no file. A relative root is made absolute at once. Two objects for one container exclude each other
+    like two processes. Whether an object holds the lock is never copied, pickled or serialized: a copy is unlocked, and so is
+    the object itself in a forked child.
+
+    Attributes:
+        root_dir: the root directory, absolute.
+        id: the container.
+        durability: what a save survives.
+
+    Raises:
+        InvalidIDError: `id` is none.
+        InvalidRootError: `root_dir` can be no path.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True, extra="ignore")
+
+    root_dir: Path = Field(alias="rootDir")
+    id: FullID
+    durability: Durability = Field(default=Durability.FULL, exclude=True)
+    _place: _Place = PrivateAttr()
+
+    def __init__(
+        self,
+        *,
+        root_dir: str | os.PathLike[str] | None = None,
+        id: FullID | str,  # noqa: A002  # the name in the file
+        durability: Durability = Durability.FULL,
+        rootDir: str | os.PathLike[str] | None = None,  # noqa: N803  # the name in the file
+    ) -> None:
+        """Check both names; `rootDir` is how a file spells `root_dir`."""
+        root = absolute_root(root_dir if rootDir is None else rootDir)
+        full_id = FullID.of(id)
+        super().__init__(rootDir=Path(root), id=full_id, durability=durability)  # type: ignore[call-arg]  # pydantic's own
+        self._place = _Place(root, full_id)
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state is, or would be."""
+        return Path(self._place.state)
+
+    @property
+    def lock_path(self) -> Path:
+        """Where the lock is, or would be."""
+        return Path(self._place.lock.path)
+
+    def exists(self) -> bool:
+        """Whether there is a state file now. Needs no lock.
+
+        Raises:
+            UnsafePathError: something that is no regular file stands there.
+            StateIOError: the system refused to look.
+        """
+        return _atomic.lstat_regular(self._place.state) is not None
+
+    def stat(self) -> os.stat_result:
+        """`lstat(2)` of the state file. Needs no lock.
+
+        Raises:
+            NotFoundError: there is none.
+            UnsafePathError: something that is no regular file stands there.
+            StateIOError: the system refused to look.
+        """
+        place = self._place
+        found = _atomic.lstat_regular(place.state)
+        if found is None:
+            raise NotFoundError(id=place.id, path=place.state)
+        return found
+
+    # -- the lock ------------------------------------------------------------------------------------------------------
+
+    @property
+    def locked(self) -> bool:
+        """Whether this object holds the lock now."""
+        return self._place.lock.held
+
+    def holder(self) -> LockHolder | None:
+        """Who holds the lock now, as the kernel tells it; `None` if nobody does or it is hidden. Costs the holder nothing.
+
+        Raises:
+            StateIOError: the directory may not be searched.
+        """
+        return holder_of(self._place.lock.path)
+
+    def lock(self, *, timeout: float | None = None) -> None:
+        """Take the exclusive lock of an existing container: on return this object holds it, and the state file is there.
+
+        `timeout` in seconds: `None` waits for good, 0 tries once.
+
+        Raises:
+            ValueError: `timeout` is negative or NaN.
+            NotFoundError: there is no state file once the lock is held. No lock file was left behind.
+            LockTimeoutError: it was not free in time; `holder` says who has it.
+            DeadlockError: this thread holds this container's lock already, through this object or another.
+            LockUnsupportedError: the file system has no `flock`.
+            UnsafePathError: the root, the lock or the state is a link or no regular file; nothing was followed.
+            StateIOError: another system call failed.
+        """
+        place = self._place
+        deadline = Deadline(timeout)
+        if not _atomic.check_root(place.root):
+            raise NotFoundError(id=place.id, path=place.root)
+        if not place.acquire_existing(deadline):
+            raise NotFoundError(id=place.id, path=place.state)
+        try:
+            if not self.exists():
+                place.destroyed = True
+                raise NotFoundError(id=place.id, path=place.state)
+        except BaseException:
+            place.release()
+            raise
+
+    def lock_for_new(self, *, timeout: float | None = None) -> None:
+        """Take the exclusive lock of a container that must not exist yet: on return the name is ours until `unlock`.
+
+        Makes the root directory (mode 0711) if it is missing.
+
+        Raises:
+            AlreadyExistsError: there is a state file; the lock is released.
+            ValueError, LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `lock`.
+        """
+        place = self._place
+        deadline = Deadline(timeout)
+        for attempt in range(1, _ROOT_TRIES + 1):
+            if not _atomic.check_root(place.root):
+                _atomic.make_root(place.root, durable=self.durability is Durability.FULL)
+            try:
+                place.lock.acquire(create=True, deadline=deadline)
+                break
+            except FileNotFoundError as error:  # the root was removed this very moment
+                if attempt == _ROOT_TRIES:
+                    raise _atomic.system_error(error, "make lock file", place.lock.path) from error
+        place.fresh, place.destroyed = True, False
+        try:
+            if self.exists():
+                raise AlreadyExistsError(id=place.id, path=place.state)
+        except BaseException:
+            place.release()
+            raise
+
+    def unlock(self) -> None:
+        """Release the lock; any thread may. On return this object does not hold it.
+
+        The lock file goes too if the state was destroyed under the lock, or none came of `lock_for_new`.
+
+        Raises:
+            NotLockedError: this object does not hold it.
+            StateIOError: the lock file could not be removed; the lock is released all the same.
+        """
+        self._place.release()
+
+    @contextlib.contextmanager
+    def hold(self, *, timeout: float | None = None) -> Iterator[Self]:
+        """`lock` for the block, then `unlock`."""
+        self.lock(timeout=timeout)
+        try:
+            yield self
+        finally:
+            if self.locked:
+                self.unlock()
+
+    @contextlib.contextmanager
+    def hold_for_new(self, *, timeout: float | None = None) -> Iterator[Self]:
+        """`lock_for_new` for the block, then `unlock`: if nothing was saved, nothing is left."""
+        self.lock_for_new(timeout=timeout)
+        try:
+            yield self
+        finally:
+            if self.locked:
+                self.unlock()
+
+    # -- the state -----------------------------------------------------------------------------------------------------
+
+    def load(self, type_: type[T]) -> T:
+        """Return a consistent snapshot of the state as a `type_`, without the lock and whoever holds it.
+
+        `type_` is a pydantic model, a dataclass, a `TypedDict` or `dict`; its validators see this object as `info.context`.
+        Changes no file. A file that seems corrupt is read again under the lock, for which at most 1 s is waited: a foreign
+        writer may be writing it in place.
+
+        Raises:
+            NotFoundError: there is no state file.
+            CorruptStateError: it holds no `type_`.
+            UnsafePathError: something that is no regular file stands there.
+            StateIOError: it may not or cannot be read.
+        """
+        place = self._place
+        try:
+            return _read(place, type_, self)
+        except CorruptStateError:
+            look = FileLock(place.lock.path)
+            with contextlib.suppress(StateFileError, FileNotFoundError):  # then the second look must do without
+                look.acquire(create=False, deadline=Deadline(SECOND_LOOK))
+            try:
+                return _read(place, type_, self)
+            finally:
+                if look.held:
+                    look.release(remove=False)
+
+    def save_locked(self, state: object) -> None:
+        """Replace the state with `state`, a pydantic model, dataclass or mapping: all of it, or nothing.
+
+        On return it is what `load` finds, and with `Durability.FULL` it survives a power cut. On any failure the old state is
+        there, byte for byte, and no temporary file; only where the flush of the directory failed is the new one in place
+        already (`StateIOError.applied`).
+
+        Raises:
+            NotLockedError: this object does not hold the lock.
+            LockLostError: the lock file was removed or replaced meanwhile.
+            UnstorableStateError: JSON cannot hold the value.
+            UnsafePathError: something that is no regular file stands there.
+            StateIOError: the system failed: no space, a read-only file system, an I/O error.
+        """
+        place = self._place
+        if not place.lock.held:
+            raise NotLockedError(path=place.lock.path, operation="save_locked()")
+        data = encode(state, path=place.state)
+        if not place.lock.is_current():
+            raise LockLostError(path=place.lock.path)
+        _atomic.replace(place.state, data, durable=self.durability is Durability.FULL)
+        place.fresh = place.destroyed = False
+
+    @contextlib.contextmanager
+    def transaction(self, type_: type[T], *, timeout: float | None = None) -> Iterator[T]:
+        """Lock, load, yield the state, and save it when the block ends; on an exception nothing is saved."""
+        with self.hold(timeout=timeout):
+            state = self.load(type_)
+            yield state
+            self.save_locked(state)
+
+    def destroy(self, *, timeout: float | None = None) -> None:
+        """Delete the state and then the lock file. Idempotent: nothing there is success.
+
+        With the lock held the name stays taken, and `unlock` deletes the lock file. Without it, the lock is taken first.
+
+        Raises:
+            LockLostError: the lock was held, but its file was removed or replaced meanwhile; nothing was deleted.
+            ValueError, LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `lock`.
+        """
+        place = self._place
+        deadline = Deadline(timeout)
+        if place.lock.held:
+            if not place.lock.is_current():
+                raise LockLostError(path=place.lock.path)
+            self._destroy_locked()
+        elif _atomic.check_root(place.root) and place.acquire_existing(deadline):
+            try:
+                self._destroy_locked()
+            finally:
+                place.release()
+
+    def _destroy_locked(self) -> None:
+        place = self._place
+        removed = _atomic.remove(place.state)
+        place.destroyed = True
+        if removed and self.durability is Durability.FULL:
+            _atomic.flush_directory(place.root)
+
+    # -- copies --------------------------------------------------------------------------------------------------------
+
+    def __copy__(self) -> Self:
+        """An unlocked object for the same container."""
+        return type(self)(root_dir=self.root_dir, id=self.id, durability=self.durability)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """An unlocked object for the same container."""
+        return self.__copy__()
+
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:  # noqa: ANN401, ARG002  # pydantic's signature
+        """An unlocked object, for another container if `update` says so."""
+        fields = {"root_dir": self.root_dir, "id": self.id, "durability": self.durability}
+        return type(self)(**(fields | dict(update or {})))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name: what comes back is unlocked."""
+        return _unpickled, (type(self), str(self.root_dir), tuple(self.id), self.durability.value)
+
+    def __eq__(self, other: object) -> bool:
+        """Same container under the same root; who holds the lock does not matter."""
+        return isinstance(other, StateFile) and (self.root_dir, self.id) == (other.root_dir, other.id)
+
+    def __hash__(self) -> int:
+        """By what `==` compares."""
+        return hash((self.root_dir, self.id))
+
+
+class _Place:
+    """Where a container's files are, and this object's lock on them."""
+
+    __slots__ = ("destroyed", "fresh", "id", "lock", "root", "state")
+
+    def __init__(self, root: str, full_id: FullID) -> None:
+        stem = f"{root}/{file_stem(full_id)}"
+        self.root = root
+        self.id = full_id
+        self.state = stem + STATE_SUFFIX
+        self.lock = FileLock(stem + LOCK_SUFFIX)
+        self.fresh = False  # under the lock: there has been no state yet
+        self.destroyed = False  # under the lock: there is none any more
+
+    def acquire_existing(self, deadline: Deadline) -> bool:
+        """Take the lock of a container that exists; false, and nothing made, if there is neither lock nor state file."""
+        try:
+            self.lock.acquire(create=False, deadline=deadline)
+        except FileNotFoundError:
+            if not os.path.lexists(self.state):
+                return False
+            try:
+                self.lock.acquire(create=True, deadline=deadline)
+            except FileNotFoundError:
+                return False
+        self.fresh = self.destroyed = False
+        return True
+
+    def release(self) -> None:
+        """Release the lock, and delete its file if there is no state to go with it."""
+        self.lock.release(remove=(self.fresh or self.destroyed) and not os.path.lexists(self.state))
+
+
+def absolute_root(value: object) -> str:
+    """`value` as an absolute path.
+
+    Raises:
+        InvalidRootError: it can be no path.
+    """
+    try:
+        path = os.fspath(value)  # type: ignore[call-overload]  # whatever else it is, the check names it
+    except TypeError:
+        path = None
+    if not isinstance(path, str):
+        raise InvalidRootError(root_dir=value, reason="it is no path of type str")
+    if not path:
+        raise InvalidRootError(root_dir=value, reason="it is empty")
+    if "\0" in path:
+        raise InvalidRootError(root_dir=value, reason="it holds a NUL")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidRootError(root_dir=value, reason="it is not UTF-8, so no state file could name it") from None
+    return os.path.abspath(path)
+
+
+def _read(place: _Place, type_: type[T], context: object) -> T:
+    try:
+        data = _atomic.read(place.state, MAX_BYTES)
+    except FileNotFoundError:
+        raise NotFoundError(id=place.id, path=place.state) from None
+    return decode(data, type_, path=place.state, context=context)
+
+
+def _unpickled(cls: type[StateFile], root: str, full_id: tuple[str, str], durability: str) -> StateFile:
+    return cls(root_dir=root, id=FullID(*full_id), durability=Durability(durability))

@@ -1,0 +1,181 @@
+"""Waiting with a deadline, or from asyncio, for something that can only be waited for by blocking.
+
+A thread that is blocked in `flock(2)` cannot be called back: neither a deadline nor a cancelled task ends the call. So one
+helper thread per contended thing blocks in the kernel, where it keeps its place in the queue and uses no CPU, and hands what
+it gets to whoever has waited longest and still wants it; if nobody does, it lets go at once.
+
+Nothing here takes a mutex, so an exception out of a signal handler, at any point, leaves nothing locked: who gets a thing is
+decided by single calls that are atomic under the interpreter lock, and each waiter leaves through one `finally`.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class Outcome(Generic[T]):
+    """What the helper has for a waiter: the thing, or the error that it met instead."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self, value: T | None, error: BaseException | None = None) -> None:
+        """One of the two is `None`."""
+        self.value = value
+        self.error = error
+
+    def collect(self) -> T | None:
+        """Take the thing out, so that nobody else finds it.
+
+        Raises:
+            BaseException: what the helper met instead.
+        """
+        if self.error is not None:
+            raise self.error
+        value, self.value = self.value, None
+        return value
+
+
+_LEFT: Final[Outcome[object]] = Outcome(None)
+
+
+class Ticket(Generic[T]):
+    """One waiter's place, which has one outcome: what the helper grants, or that the waiter has left."""
+
+    __slots__ = ("_outcome", "_ring")
+
+    def __init__(self, ring: Callable[[], object]) -> None:
+        """`ring` is called, from the helper thread, once something was granted."""
+        self._ring = ring
+        self._outcome: dict[None, Outcome[T]] = {}
+
+    def grant(self, outcome: Outcome[T]) -> bool:
+        """Hand over; false if the waiter has left."""
+        if self._outcome.setdefault(None, outcome) is not outcome:
+            return False
+        with contextlib.suppress(RuntimeError):  # an event loop that was closed meanwhile
+            self._ring()
+        return True
+
+    def close(self) -> Outcome[T] | None:
+        """What was granted, or `None`: then nothing will be."""
+        outcome = self._outcome.setdefault(None, _LEFT)  # type: ignore[arg-type]  # it holds nothing of any type
+        return None if outcome is _LEFT else outcome
+
+
+class Room(Generic[T]):
+    """Where the waiters of this process wait for one thing, first come, first served."""
+
+    def __init__(self, take: Callable[[], T], drop: Callable[[T], object]) -> None:
+        """`take` blocks until it has the thing; `drop` gives back what nobody wants any more."""
+        self._take = take
+        self._drop = drop
+        self._queue: deque[Ticket[T]] = deque()
+        self._serving = _thread.allocate_lock()
+
+    def enter(self, ring: Callable[[], object]) -> Ticket[T]:
+        """Take a place at the end. Whoever enters also leaves, whatever happens in between."""
+        ticket: Ticket[T] = Ticket(ring)
+        self._queue.append(ticket)
+        return ticket
+
+    def serve(self) -> None:
+        """See to it that a helper thread is at work."""
+        if not self._serving.locked():
+            _thread.start_new_thread(self._serve, ())
+
+    def leave(self, ticket: Ticket[T]) -> None:
+        """Give the place up; what was granted and not collected is given back."""
+        with contextlib.suppress(ValueError):
+            self._queue.remove(ticket)
+        outcome = ticket.close()
+        if outcome is not None and outcome.value is not None:
+            self._drop(outcome.value)
+
+    def wait(self, seconds: float | None) -> T | None:
+        """Block until the thing is ours and return it, or `None` once `seconds` have passed.
+
+        Raises:
+            BaseException: what `take` raised, or a signal handler; the place is given up.
+        """
+        bell = _thread.allocate_lock()
+        bell.acquire()
+        ticket = self.enter(bell.release)
+        try:
+            self.serve()
+            bell.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+            outcome = ticket.close()
+            return None if outcome is None else outcome.collect()
+        finally:
+            self.leave(ticket)
+
+    def _serve(self) -> None:
+        # Look again after letting go: a waiter that came in between saw us at work and started nobody.
+        while self._queue and self._serving.acquire(blocking=False):
+            try:
+                while self._queue:
+                    self._serve_one()
+            finally:
+                self._serving.release()
+
+    def _serve_one(self) -> None:
+        try:
+            outcome = Outcome(self._take())
+        except BaseException as error:  # noqa: BLE001  # it is raised again, in the thread that waits
+            outcome = Outcome(None, error)
+        while self._queue:
+            with contextlib.suppress(IndexError):  # the last one left this very moment
+                if self._queue.popleft().grant(outcome):
+                    return
+        if outcome.value is not None:
+            self._drop(outcome.value)
+
+
+class Reminder:
+    """Calls back once for every wait that lasts: one thread for the whole process, and only while somebody waits."""
+
+    def __init__(self, after: float) -> None:
+        """A wait of `after` seconds is worth a line."""
+        self._after = after
+        self._waits: deque[tuple[float, Callable[[], object]]] = deque()
+        self._running = _thread.allocate_lock()
+
+    def watch(self, remind: Callable[[], object]) -> object:
+        """Call `remind` from another thread when `after` seconds have passed, unless `forget` comes first."""
+        wait = (time.monotonic() + self._after, remind)
+        self._waits.append(wait)
+        if not self._running.locked():
+            _thread.start_new_thread(self._run, ())
+        return wait
+
+    def forget(self, wait: object) -> None:
+        """The wait is over."""
+        with contextlib.suppress(ValueError):
+            self._waits.remove(wait)  # type: ignore[arg-type]  # it is what watch returned
+
+    def _run(self) -> None:
+        while self._waits and self._running.acquire(blocking=False):
+            try:
+                while self._waits:
+                    self._remind_of_oldest()
+            finally:
+                self._running.release()
+
+    def _remind_of_oldest(self) -> None:
+        """Sleep until the oldest wait is due (younger ones are due later), then remind of it, if it still lasts."""
+        with contextlib.suppress(IndexError):  # it has just ended
+            wait = self._waits[0]
+            due, remind = wait
+            time.sleep(max(0.0, due - time.monotonic()))
+            if wait in self._waits:
+                self.forget(wait)
+                remind()

@@ -1,0 +1,137 @@
+"""What an embedder implements: `Runtime`, and the plain values that pass between it and a `Container`.
+
+A runtime makes the real thing (processes, a sandbox, a VM) and tells what is true of it. It keeps no state of its own that
+another process would need: everything that it must know later is in the container that it is handed, or can be found from it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as _signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from statefile._ids import FullID
+from statefile._process import PID_MAX, ProcessRef
+from statefile._record import Record
+
+if TYPE_CHECKING:
+    from statefile._container import Container
+    from statefile._lifecycle import Status
+
+
+class Sandbox(Record):
+    """What several containers share: a pod, a VM, a pause process. The keys are runsc's.
+
+    Attributes:
+        id: the sandbox's ID.
+        pid: its process.
+        original_oom_score_adj: the sandbox process's score before any container asked for one.
+    """
+
+    id: str
+    pid: int = Field(default=0, strict=True, ge=0, le=PID_MAX)
+    original_oom_score_adj: int = Field(default=0, strict=True)
+
+
+class ExitStatus(Record, frozen=True):
+    """How a process ended: exactly one of the two is set.
+
+    Attributes:
+        code: what it exited with, 0 to 255.
+        signal: the signal that killed it.
+    """
+
+    code: int | None = Field(default=None, strict=True, ge=0, le=255)
+    signal: int | None = Field(default=None, strict=True, ge=1, le=64)
+
+    @classmethod
+    def from_wait_status(cls, status: int) -> ExitStatus:
+        """From what `waitpid(2)` reports."""
+        code = os.waitstatus_to_exitcode(status)
+        return cls(signal=-code) if code < 0 else cls(code=code)
+
+    def __str__(self) -> str:
+        """`exit code 3`, or `killed by SIGKILL`."""
+        if self.signal is None:
+            return f"exit code {self.code}"
+        try:
+            return f"killed by {_signal.Signals(self.signal).name}"
+        except ValueError:
+            return f"killed by signal {self.signal}"
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What `Runtime.create` made.
+
+    Attributes:
+        init: the container's first process: its PID is final, and it waits to be started.
+        sandbox: the sandbox that it runs in, if it has one.
+        helpers: processes that live and die with the container (a gofer, a monitor), by name.
+    """
+
+    init: ProcessRef
+    sandbox: Sandbox | None = None
+    helpers: Mapping[str, ProcessRef] = field(default_factory=dict[str, ProcessRef])
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """The five methods that every runtime has. A `Container` calls them with its lock held, `signal` excepted.
+
+    Further methods are optional, and a container finds them by their presence; one that is missing makes the action an
+    `UnsupportedActionError`:
+
+    | method | holds on return |
+    | --- | --- |
+    | `pause(container)` | no process of the container runs until it is resumed |
+    | `resume(container)` | they run (or, if never started, wait to be started) |
+    | `checkpoint(container, path)` | an image of it is at `path`; it goes on as it was |
+    | `restore(container, path)` | it runs, from the image at `path` |
+    | `execute(container, args)` → `ProcessRef` | another process runs in it |
+    | `processes(container)` → list of `ProcessRef` | the living ones |
+    | `update(container, resources)` | the limits hold |
+    | `events(container)` → mapping | a snapshot of what it uses |
+    | `wait(container, timeout)` → `ExitStatus` or `None` | its first process has ended; `None`: how is unknown. `TimeoutError` when the time (seconds, or `None`) is up. Called without the lock, by any number of processes |
+
+    An exception out of a method is passed on to the caller, after the container has asked `probe` what is true now.
+    """
+
+    def create(self, container: Container) -> Created:
+        """Make the container's first process, waiting to be started. On an exception nothing of it is left running."""
+        ...
+
+    def start(self, container: Container) -> None:
+        """Let the created process run the user's program. On return it does."""
+        ...
+
+    def signal(self, container: Container, number: int, *, all: bool) -> None:
+        """Send signal `number` to the first process, or to `all` of them. One that is gone meanwhile is no error."""
+        ...
+
+    def destroy(self, container: Container) -> None:
+        """End every process and free every resource of the container, also what an interrupted `create` left.
+
+        Idempotent: nothing there is success. Raises if something is left running (`StillRunningError` after a bounded time).
+        """
+        ...
+
+    def probe(self, container: Container) -> Status:
+        """Say what is true now, whatever the record says. For what cannot be told, return what the record says."""
+        ...
+
+
+REQUIRED = ("create", "start", "signal", "destroy", "probe")
+"""The methods that a runtime must have; checked when it is handed over."""
+
+
+def missing_methods(runtime: object) -> list[str]:
+    """The required methods that `runtime` lacks."""
+    return [name for name in REQUIRED if not callable(getattr(runtime, name, None))]
+
+
+__all__ = ["REQUIRED", "Created", "ExitStatus", "FullID", "ProcessRef", "Runtime", "Sandbox", "missing_methods"]
