@@ -1,0 +1,191 @@
+"""What the file says of a container: the typed record, and how it is loaded, refreshed and saved.
+
+The record shares its keys with runsc's where the meaning is the same. Keys that this version does not know are kept, and so
+is `saver` as the file spells it: its root directory is the path under which the writer saw it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from statefile._ids import validate_id
+from statefile._lifecycle import Action, Status
+from statefile._process import ProcessRef
+from statefile._record import JSONObject, Record
+from statefile._state_file import StateFile
+from statefile.oci import annotations_of
+from statefile.runtime import ExitStatus, Sandbox
+
+if TYPE_CHECKING:
+    from pydantic import ModelWrapValidatorHandler
+
+SCHEMA_VERSION = 1
+"""The version of the record that is written: the reader's business only when it grows."""
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII).fullmatch
+
+
+def _check_timestamp(value: str) -> str:
+    if value and not _RFC3339(value):
+        raise ValueError("is no RFC 3339 time with a zone, such as 2024-01-02T03:04:05.123456789Z")
+    return value
+
+
+def _empty_for_null(value: object) -> object:
+    return {} if value is None else value
+
+
+Timestamp = Annotated[str, AfterValidator(_check_timestamp)]
+"""An RFC 3339 time as text: every digit is kept, runsc's nanoseconds included. For people only: order is `revision`."""
+
+
+def now() -> str:
+    """The time in UTC with nanoseconds, as runsc writes it."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
+
+
+class Pending(Record, extra="allow"):
+    """An action that was begun: found under the lock, it means that whoever began it has died.
+
+    Attributes:
+        action: what was begun.
+        actor: the process that began it.
+        since: when, for people to read.
+    """
+
+    action: Action
+    actor: ProcessRef
+    since: Timestamp = ""
+
+
+class ContainerState(Record):
+    """The record of a container.
+
+    Attributes:
+        id: its ID; its sandbox's is in `saver.id`.
+        spec: the OCI spec, opaque but for the few keys that are read.
+        bundle_dir: the bundle that it was made from.
+        created_at: when, for people to read.
+        owner: who made it.
+        console_socket: a Unix socket that gets the terminal.
+        status: what it was when last saved, or what a check of its process found since.
+        sandbox: the sandbox that it runs in.
+        init: its first process.
+        helpers: processes that live and die with it, by name.
+        exit_status: how its first process ended; `None` if it has not, or nobody knows.
+        pending: an action that was begun.
+        paused_from: while paused: what it was before.
+        saver: its state file.
+        schema_version: the version of this record.
+        revision: grows by one with each save.
+    """
+
+    id: Annotated[str, AfterValidator(validate_id)]
+    spec: Annotated[JSONObject, BeforeValidator(_empty_for_null)] = Field(default_factory=dict)
+    bundle_dir: str = ""
+    created_at: Timestamp = ""
+    owner: str = ""
+    console_socket: str = ""
+    status: Status
+    sandbox: Sandbox | None = None
+    init: ProcessRef | None = None
+    helpers: Annotated[dict[str, ProcessRef], BeforeValidator(_empty_for_null)] = Field(default_factory=dict)
+    exit_status: ExitStatus | None = None
+    pending: Pending | None = None
+    paused_from: Status | None = None
+    saver: StateFile
+    schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
+    revision: int = Field(default=0, strict=True, ge=0)
+    _saver_as_found: Any = PrivateAttr(default=None)
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """The annotations of the spec."""
+        return annotations_of(self.spec)
+
+    @property
+    def process(self) -> ProcessRef | None:
+        """The process whose end is the container's: `init` or, in a record of runsc's, the sandbox's by its bare PID."""
+        if self.init is not None:
+            return self.init
+        if self.sandbox is not None and self.sandbox.pid > 0:
+            return ProcessRef(pid=self.sandbox.pid)
+        return None
+
+    # -- in and out ----------------------------------------------------------------------------------------------------
+
+    @field_validator("saver", mode="plain")
+    @classmethod
+    def _saver_of_the_reader(cls, value: object, info: ValidationInfo) -> StateFile:
+        """The state file that was read, under the root by which the caller knows it."""
+        if isinstance(info.context, StateFile):
+            return info.context
+        if isinstance(value, StateFile):
+            return value
+        return StateFile.model_validate(value)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_saver(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:  # noqa: ANN401  # whatever was parsed
+        if not isinstance(data, dict):
+            return handler(data)
+        found = data.get("saver")
+        if found is None and isinstance(info.context, StateFile):
+            data = {**data, "saver": info.context}
+        self = handler(data)
+        if isinstance(found, dict):
+            self._saver_as_found = found
+        return self
+
+    @field_serializer("saver")
+    def _saver_as_in_the_file(self, saver: StateFile) -> Any:  # noqa: ANN401  # a JSON object
+        return self._saver_as_found or saver.model_dump(mode="json")
+
+    def _reload(self) -> None:
+        """Become what the file says now.
+
+        Raises:
+            NotFoundError, CorruptStateError, UnsafePathError, StateIOError: as for `StateFile.load`.
+        """
+        self._become(self.saver.load(type(self)))
+
+    def _become(self, other: Self) -> None:
+        self.__dict__.update(other.__dict__)
+        object.__setattr__(self, "__pydantic_extra__", other.__pydantic_extra__)
+        object.__setattr__(self, "__pydantic_fields_set__", other.__pydantic_fields_set__)
+        self._saver_as_found = other._saver_as_found
+
+    def _save_locked(self) -> None:
+        """Save this object as the next revision; on a failure the file and the revision are as before."""
+        self.revision += 1
+        try:
+            self.saver.save_locked(self)
+        except BaseException:
+            self.revision -= 1
+            raise
+
+
+def user_name() -> str:
+    """Who runs this process: the name or, where there is none, the number."""
+    import pwd  # noqa: PLC0415  # reads the user database: for creations only
+
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
