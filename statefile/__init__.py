@@ -1,9 +1,9 @@
 """The state of containers in files that many short-lived processes lock, read and replace safely."""
 
 from statefile._container import Container
+from statefile._holder import LockHolder
 from statefile._ids import FullID
 from statefile._lifecycle import LIFECYCLE, Action, Status
-from statefile._lock import LockHolder
 from statefile._process import ProcessRef
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile

@@ -258,4 +258,3 @@ def _kind(mode: int) -> str:
         stat.S_IFCHR: "a character device",
     }
     return kinds.get(stat.S_IFMT(mode), "a regular file")
-

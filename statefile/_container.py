@@ -1,8 +1,4 @@
-"""`Container`: the lifecycle of a container whose drivers may die at any instruction.
-
-Every verb that changes the status has one shape, written once in `_act`: lock, read again, mend what a dead actor left,
-judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock.
-"""
+"""`Container`: what an embedder holds. One method a verb, in the order of a life; creation and destruction in full."""
 
 from __future__ import annotations
 
@@ -12,29 +8,25 @@ import os
 import signal as _signal
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import PrivateAttr
-
 from statefile import _atomic
 from statefile._container_state import ContainerState, Pending, now, user_name
+from statefile._driving import Drivable, noting
 from statefile._ids import FullID
-from statefile._lifecycle import LIFECYCLE, Action, Status, allowed_actions
+from statefile._lifecycle import LIFECYCLE, Action, Status
 from statefile._process import Presence, ProcessRef
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile.errors import (
-    InvalidTransitionError,
-    LockTimeoutError,
     NotFoundError,
     StateFileError,
     StillRunningError,
     UnsupportedActionError,
-    WaitTimeoutError,
 )
 from statefile.oci import OCI_VERSION, State, sandbox_joined
 from statefile.runtime import ExitStatus, Runtime, Sandbox, missing_methods
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
 logger = logging.getLogger("statefile")
 
@@ -47,13 +39,11 @@ _RECORD_EXIT_WITHIN = 1.0
 _RUNS = frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED})  # has a process, says the record
 
 
-class Container(ContainerState):
+class Container(Drivable):
     """One container. Subclass it to add typed fields; each needs a default.
 
     An object shows what the file said when it was last read: `refresh` reads again, and every verb that takes the lock does.
     """
-
-    _runtime: Runtime | None = PrivateAttr(default=None)
 
     # -- to get one ----------------------------------------------------------------------------------------------------
 
@@ -61,7 +51,7 @@ class Container(ContainerState):
     def new(
         cls,
         root_dir: str | os.PathLike[str],
-        id: FullID | str,  # noqa: A002  # the field's name
+        id: FullID | str,  # the field's name
         *,
         runtime: Runtime,
         spec: Mapping[str, Any] | None = None,
@@ -117,7 +107,7 @@ class Container(ContainerState):
     def load(
         cls,
         root_dir: str | os.PathLike[str],
-        id: FullID | str,  # noqa: A002  # the field's name
+        id: FullID | str,  # the field's name
         *,
         runtime: Runtime | None = None,
         exact: bool = False,
@@ -137,17 +127,13 @@ class Container(ContainerState):
             check_runtime(runtime)
         state_dir = StateDir(root_dir, durability=durability)
         full_id = FullID.of(id) if exact else state_dir.resolve(id)
-        container = state_dir.state_file(full_id).load(cls)
-        container._runtime = runtime
-        if not skip_check:
-            container._check_process()
-        return container
+        return cls._loaded(state_dir.state_file(full_id), runtime, check=not skip_check)
 
     @classmethod
     def run(
         cls,
         root_dir: str | os.PathLike[str],
-        id: FullID | str,  # noqa: A002  # the field's name
+        id: FullID | str,  # the field's name
         *,
         runtime: Runtime,
         keep: bool = False,
@@ -162,7 +148,7 @@ class Container(ContainerState):
             container.start()
             status = container.wait()
         except BaseException as error:
-            with _noting(error):
+            with noting(error):
                 container.destroy()
             raise
         if not keep:
@@ -257,15 +243,6 @@ class Container(ContainerState):
             annotations=self.annotations,
         )
 
-    def refresh(self) -> None:
-        """Read the file again, without the lock, and check the process: on return the object shows what is true now.
-
-        Raises:
-            NotFoundError, CorruptStateError, UnsafePathError, StateIOError: as for `StateFile.load`.
-        """
-        self._reload()
-        self._check_process()
-
     def recover(self, *, timeout: float | None = None) -> Status:
         """Mend under the lock what a dead actor left, and return the status that is true now.
 
@@ -304,83 +281,6 @@ class Container(ContainerState):
         except NotFoundError:
             return
 
-    # -- the one shape -------------------------------------------------------------------------------------------------
-
-    def _act(self, action: Action, timeout: float | None, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
-        with self._locked(timeout):
-            self._judge(action)
-            act = self._method(action)
-            after = self._after(action)
-            before = self.status
-            self._intend_locked(action)
-            try:
-                act(self, *arguments)
-            except BaseException as error:
-                with _noting(error):
-                    self._settle_locked(self._probe())
-                raise
-            self.paused_from = before if action is Action.PAUSE and before is not Status.PAUSED else self.paused_from
-            self._settle_locked(after)
-
-    def _ask(self, action: Action, *arguments: Any) -> Any:  # noqa: ANN401  # the runtime's
-        """A question, or an action that changes no status: judged by a fresh snapshot, done without the lock."""
-        self.refresh()
-        self._judge(action)
-        return self._method(action)(self, *arguments)
-
-    @contextlib.contextmanager
-    def _locked(self, timeout: float | None, *, mend: bool = True) -> Iterator[None]:
-        """Hold the lock, on a record that was read under it and, if `mend`, says what is true."""
-        with self.saver.hold(timeout=timeout):
-            self._reload()
-            if mend:
-                self._mend_locked()
-            yield
-
-    def _mend_locked(self) -> None:
-        """Make the record true. A `pending` found under the lock was left by a dead actor: whoever acts holds the lock."""
-        if self.status is Status.CREATING:
-            return
-        status = self.status
-        if self.pending is not None:
-            if self._runtime is not None:
-                status = self._probe()
-            logger.warning("%s: %s by %s was interrupted; now %s", self.id, self.pending.action, self.pending.actor.pid, status)
-        if status in _RUNS and self._presence() is Presence.GONE:
-            status = Status.STOPPED
-        if status is not self.status or self.pending is not None:
-            self._settle_locked(status)
-
-    def _intend_locked(self, action: Action) -> None:
-        self.pending = Pending(action=action, actor=ProcessRef.current(), since=now())
-        self._save_locked()
-
-    def _settle_locked(self, status: Status) -> None:
-        """Record that the container is in `status`, and that nobody is at work on it."""
-        self.pending = None
-        self.status = status
-        if status is not Status.PAUSED:
-            self.paused_from = None
-        if status is Status.STOPPED and self.exit_status is None:
-            self.exit_status = self._known_exit()
-        self._save_locked()
-
-    def _judge(self, action: Action) -> None:
-        """Refuse what the table does not allow."""
-        if action in LIFECYCLE[self.status]:
-            return
-        interrupted = self.status is Status.CREATING
-        hint = "; unless its creation is still going on, it was interrupted" if interrupted else ""
-        raise InvalidTransitionError(
-            id=self.id, action=action, status=self.status, allowed=allowed_actions(self.status), hint=hint
-        )
-
-    def _after(self, action: Action) -> Status:
-        """Where the table leads; a resumed container is again what it was before the pause."""
-        if action is Action.RESUME and self.paused_from is not None:
-            return self.paused_from
-        return LIFECYCLE[self.status][action]
-
     # -- creation and destruction --------------------------------------------------------------------------------------
 
     def _create_locked(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None) -> None:
@@ -403,7 +303,7 @@ class Container(ContainerState):
 
     def _undo_creation_locked(self, runtime: Runtime, error: BaseException) -> None:
         """The record is ours and we hold its lock: nothing of another container is touched. `error` stays the cause."""
-        with _noting(error):
+        with noting(error):
             runtime.destroy(self)
             self.saver.destroy()
 
@@ -435,81 +335,6 @@ class Container(ContainerState):
             if helper.send_signal(_signal.SIGKILL) is Presence.ALIVE and helper.wait(HELPER_GRACE) is Presence.ALIVE:
                 raise StillRunningError(id=self.id, pids=[helper.pid], reason=f"helper {name}")
 
-    # -- what is true --------------------------------------------------------------------------------------------------
-
-    def _presence(self) -> Presence:
-        process = self.process
-        return Presence.GONE if process is None else process.presence()
-
-    def _check_process(self) -> None:
-        """Show `stopped` if the process is gone; the file is not changed."""
-        if self.status in _RUNS and self._presence() is Presence.GONE:
-            logger.info("%s: the record says %s, but its process %s is gone", self.id, self.status, self.process)
-            self.status = Status.STOPPED
-
-    def _probe(self) -> Status:
-        if self._runtime is None or self.status is Status.CREATING:
-            return self.status
-        return Status(self._runtime.probe(self))
-
-    def _wait_for_process(self, timeout: float | None) -> ExitStatus | None:
-        wait = getattr(self._runtime, "wait", None)
-        if wait is not None:
-            try:
-                return _as_exit_status(wait(self, timeout))
-            except TimeoutError as error:
-                raise WaitTimeoutError(id=self.id, timeout=timeout or 0.0) from error
-        process = self.process
-        presence = Presence.GONE if process is None else process.wait(timeout)
-        if presence is Presence.ALIVE:
-            raise WaitTimeoutError(id=self.id, timeout=timeout or 0.0)
-        if presence is Presence.UNKNOWN:
-            raise UnsupportedActionError(action=Action.WAIT, runtime=type(self._runtime).__name__)
-        return None
-
-    def _known_exit(self) -> ExitStatus | None:
-        """How the first process ended, if the runtime can tell at once."""
-        wait = getattr(self._runtime, "wait", None)
-        if wait is None or self._presence() is not Presence.GONE:
-            return None
-        try:
-            return _as_exit_status(wait(self, 0.0))
-        except Exception as error:  # noqa: BLE001  # how it ended is worth a line, not a failure
-            logger.info("%s: how its process ended is unknown: %s", self.id, error)
-            return None
-
-    def _record_exit(self, exit_status: ExitStatus | None) -> ExitStatus | None:
-        """Write down how this run ended, unless another has, or the ID means another run by now."""
-        init = self.init
-        try:
-            with self.saver.hold(timeout=_RECORD_EXIT_WITHIN):
-                current = self.saver.load(type(self))
-                if current.init != init:
-                    return exit_status
-                self._become(current)
-                if self.exit_status is None:
-                    self.exit_status = exit_status
-                if self.status is not Status.STOPPED or current.exit_status is None:
-                    self._settle_locked(Status.STOPPED)
-        except (NotFoundError, LockTimeoutError):  # it is being, or was, destroyed: we know what we have seen
-            self.status = Status.STOPPED
-            return exit_status
-        return self.exit_status
-
-    # -- the runtime ---------------------------------------------------------------------------------------------------
-
-    def _need_runtime(self, action: Action) -> Runtime:
-        if self._runtime is None:
-            raise UnsupportedActionError(action=action, runtime="None: load the container with runtime=…")
-        return self._runtime
-
-    def _method(self, action: Action) -> Callable[..., Any]:
-        runtime = self._need_runtime(action)
-        method = getattr(runtime, action.value, None)
-        if not callable(method):
-            raise UnsupportedActionError(action=action, runtime=type(runtime).__name__)
-        return method
-
 
 _PID_FILE_MODE = 0o644
 
@@ -531,21 +356,8 @@ def _checked_signal(number: int) -> int:
     return number
 
 
-def _as_exit_status(value: ExitStatus | None) -> ExitStatus | None:
-    return value if value is None or isinstance(value, ExitStatus) else ExitStatus.model_validate(value)
-
-
 @contextlib.contextmanager
-def _noting(error: BaseException) -> Iterator[None]:
-    """Add a failure of the block to `error`, which stays the one that is raised."""
-    try:
-        yield
-    except Exception as another:  # noqa: BLE001  # it is not lost: it is in the note
-        error.add_note(f"then, cleaning up: {type(another).__name__}: {another}")
-
-
-@contextlib.contextmanager
-def _collecting(errors: list[Exception], *, only: type[Exception] = Exception) -> Iterator[None]:
+def _collecting(errors: list[Exception], *, only: type[Exception] = Exception) -> Generator[None]:
     try:
         yield
     except only as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -59,7 +59,7 @@ def now() -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
 
 
-class Pending(Record, extra="allow"):
+class Pending(Record):
     """An action that was begun: found under the lock, it means that whoever began it has died.
 
     Attributes:
@@ -144,10 +144,11 @@ class ContainerState(Record):
     def _keep_saver(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:  # noqa: ANN401  # whatever was parsed
         if not isinstance(data, dict):
             return handler(data)
-        found = data.get("saver")
+        record = cast("dict[str, Any]", data)
+        found = record.get("saver")
         if found is None and isinstance(info.context, StateFile):
-            data = {**data, "saver": info.context}
-        self = handler(data)
+            record = {**record, "saver": info.context}
+        self = handler(record)
         if isinstance(found, dict):
             self._saver_as_found = found
         return self
@@ -165,7 +166,7 @@ class ContainerState(Record):
         self._become(self.saver.load(type(self)))
 
     def _become(self, other: Self) -> None:
-        self.__dict__.update(other.__dict__)
+        vars(self).update(vars(other))
         object.__setattr__(self, "__pydantic_extra__", other.__pydantic_extra__)
         object.__setattr__(self, "__pydantic_fields_set__", other.__pydantic_fields_set__)
         self._saver_as_found = other._saver_as_found

@@ -7,7 +7,7 @@ path is built, so that no ID can reach outside its root directory.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from statefile.errors import InvalidIDError
 
@@ -68,7 +68,7 @@ class FullID(_Pair):
 
     __slots__ = ()
 
-    def __new__(cls, sandbox_id: str, container_id: str) -> FullID:
+    def __new__(cls, sandbox_id: str, container_id: str) -> Self:
         """Check both halves."""
         return _Pair.__new__(cls, validate_id(sandbox_id), validate_id(container_id))
 
@@ -122,7 +122,7 @@ def ids_of_files(names: Iterable[str], suffix: str) -> list[FullID]:
             if container_id not in _DIRECTORIES and sandbox_id not in _DIRECTORIES:
                 keys.append(f"{sandbox_id}\0{container_id}")  # NUL sorts first, so that this is the order of the pairs
     keys.sort()
-    new = tuple.__new__
+    new = cast("Any", tuple).__new__
     return [new(FullID, key.split("\0")) for key in keys]
 
 

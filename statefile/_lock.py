@@ -14,19 +14,16 @@ import contextlib
 import errno
 import functools
 import logging
-import math
 import os
 import sys
 import threading
-import time
 import warnings
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from statefile import _atomic
-from statefile._process import command_of
-from statefile._waiter import Reminder, Room
+from statefile._holder import holder_of_file
+from statefile._waiter import Deadline, Reminder, Room
 from statefile.errors import DeadlockError, LockTimeoutError, LockUnsupportedError, NotLockedError, StateFileError
 
 if TYPE_CHECKING:
@@ -43,23 +40,6 @@ _TRIES = 3
 """How often an open is tried that met a file which was just going (ENOENT beside O_CREAT, ESTALE)."""
 
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL})
-
-
-@dataclass(frozen=True, slots=True)
-class LockHolder:
-    """Who holds a lock.
-
-    Attributes:
-        pid: the process that took it, as numbered here.
-        command: its command line, or `None` if it has ended (then a child that it left behind holds the lock) or hides it.
-    """
-
-    pid: int
-    command: str | None = None
-
-    def __str__(self) -> str:
-        """`pid 17 (runsc start c1)`."""
-        return f"pid {self.pid} ({self.command})" if self.command else f"pid {self.pid}"
 
 
 class FileLock:
@@ -127,42 +107,6 @@ class FileLock:
                 _atomic.remove(self.path)
         finally:
             claim.close()
-
-
-class Deadline:
-    """Until when to wait."""
-
-    __slots__ = ("_end", "timeout")
-
-    def __init__(self, timeout: float | None) -> None:
-        """`timeout` in seconds from now: `None` waits for good, 0 tries once.
-
-        Raises:
-            ValueError: it is negative, NaN or no number.
-        """
-        if timeout is not None and (not isinstance(timeout, (int, float)) or math.isnan(timeout) or timeout < 0):
-            raise ValueError(f"a timeout is None or a number of seconds from 0, not {timeout!r}")
-        self.timeout = timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
-
-    def left(self) -> float | None:
-        """Seconds that are left, 0 at the least; `None` for good."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
-
-
-def holder_of(path: str) -> LockHolder | None:
-    """Who holds the lock file at `path` now; `None` if nobody does, or the kernel does not show it. Opens nothing.
-
-    Raises:
-        StateIOError: the directory may not be searched.
-    """
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _atomic.system_error(error, "look at", path) from error
-    return _holder_of((found.st_dev, found.st_ino))
 
 
 # -- one open lock file ------------------------------------------------------------------------------------------------
@@ -246,7 +190,7 @@ class _Claim:
         dropped = self._owned and self.valid
         self.close()
         if dropped and not sys.is_finalizing():
-            warnings.warn(f"{self.path} was still locked when its last reference went", ResourceWarning, source=self)
+            warnings.warn(f"{self.path} was still locked when its last reference went", ResourceWarning, stacklevel=2)
 
 
 def _open_lock_file(opened: list[int], path: str, *, create: bool) -> bool:
@@ -254,6 +198,7 @@ def _open_lock_file(opened: list[int], path: str, *, create: bool) -> bool:
 
     It is made only if it is not there: in a sticky directory O_CREAT is refused for another's file.
     """
+    error = OSError()
     for _ in range(_TRIES):
         try:
             opened += map(os.open, (path,), (_OPEN,))
@@ -268,8 +213,8 @@ def _open_lock_file(opened: list[int], path: str, *, create: bool) -> bool:
                 error = failed
         if error.errno not in ({errno.ENOENT, errno.EEXIST, errno.ESTALE} if create else {errno.ESTALE}):
             break
-    if isinstance(error, FileNotFoundError):
-        raise error
+    if error.errno == errno.ENOENT:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
     raise _atomic.system_error(error, "open lock file", path) from error
 
 
@@ -290,7 +235,7 @@ def _wait(claim: _Claim, deadline: Deadline) -> _Claim:
     finally:
         _reminder.forget(reminded)
     if granted is None:
-        raise LockTimeoutError(path=claim.path, timeout=deadline.timeout or 0.0, holder=_holder_of(claim.key))
+        raise LockTimeoutError(path=claim.path, timeout=deadline.timeout or 0.0, holder=holder_of_file(claim.key))
     claim.close()
     return granted
 
@@ -310,34 +255,8 @@ def _take(path: str) -> _Claim:
 
 
 def _say_who(path: str, key: tuple[int, int]) -> None:
-    holder = _holder_of(key)
+    holder = holder_of_file(key)
     logger.info("waiting for %s, held by %s", path, holder or "a process that cannot be seen from here")
-
-
-def _holder_of(key: tuple[int, int]) -> LockHolder | None:
-    """Look the file up in `/proc/locks`, which costs the holder nothing."""
-    device, inode = key
-    exact = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-    alike: list[int] = []
-    with contextlib.suppress(OSError, ValueError), open("/proc/locks", encoding="ascii") as locks:  # noqa: PTH123  # no Path needed
-        for line in locks:
-            fields = line.split()
-            if len(fields) < _LOCKS_FIELDS or fields[1] != "FLOCK":
-                continue  # a waiter has `->` there
-            if fields[5] == exact:
-                return _named(int(fields[4]))
-            if fields[5].rpartition(":")[2] == str(inode):
-                alike.append(int(fields[4]))
-    # Some file systems show another device number in stat than the kernel uses: then the inode alone must do.
-    return _named(alike[0]) if len(alike) == 1 else None
-
-
-_LOCKS_FIELDS = 8
-
-
-def _named(pid: int) -> LockHolder | None:
-    """A process of another PID namespace is shown as 0 or less: nobody that we could name."""
-    return LockHolder(pid, command_of(pid)) if pid > 0 else None
 
 
 # -- the primitive -----------------------------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from statefile._record import Record
 from statefile.errors import StateIOError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 PID_MAX = 2**22
 """The kernel's own limit (PID_MAX_LIMIT): a larger number was never a process."""
@@ -43,7 +43,7 @@ class Presence(Enum):
     """It cannot be decided from here: another PID namespace, no permission, or too little was recorded."""
 
 
-class ProcessRef(Record, frozen=True):
+class ProcessRef(Record):
     """One process, for good: no later process is ever mistaken for it.
 
     Attributes:
@@ -52,6 +52,8 @@ class ProcessRef(Record, frozen=True):
         boot_id: the boot in which it ran; `None` if that was not recorded.
         pid_namespace: inode number of the PID namespace; `None` stands for the reader's.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     pid: int = Field(strict=True, gt=0, le=PID_MAX)
     start_ticks: int | None = Field(default=None, strict=True, ge=0)
@@ -136,7 +138,7 @@ class ProcessRef(Record, frozen=True):
             return presence
 
     @contextlib.contextmanager
-    def _pidfd(self) -> Iterator[int | None]:
+    def _pidfd(self) -> Generator[int | None]:
         """A pidfd of whatever has this PID now; `None` where there is no such process, or no pidfds."""
         fd = None
         try:
@@ -175,7 +177,7 @@ def current_boot_id() -> str | None:
 @functools.cache
 def _boot_id() -> str | None:
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123  # no Path needed
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # no Path needed
             return file.read().strip() or None
     except (OSError, ValueError):
         return None
@@ -185,7 +187,7 @@ def command_of(pid: int) -> str | None:
     """The command line of `pid` as one string, its name where it has none (a zombie), or `None`."""
     for name, separator in (("cmdline", "\0"), ("comm", "\n")):
         try:
-            with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123  # no Path needed
+            with open(f"/proc/{pid}/{name}", "rb") as file:  # no Path needed
                 text = file.read(4096).decode("utf-8", "replace").strip(separator)
         except OSError:
             return None
@@ -241,7 +243,7 @@ def _without_stat(pid: int) -> Presence:
 
 def _own_pid_namespace() -> int | None:
     try:
-        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116  # no Path needed
+        return os.stat("/proc/self/ns/pid").st_ino  # no Path needed
     except OSError:
         return None
 

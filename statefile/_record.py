@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -25,6 +25,9 @@ MAX_BYTES = 64 * 2**20
 
 MAX_DEPTH = 200
 """Levels of objects and arrays: less than what orjson can write (254) and read (1024)."""
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 T = TypeVar("T")
 
@@ -85,7 +88,7 @@ def _plain(state: object, exclude: frozenset[str] | None = None) -> object:
     """A model or dataclass as the JSON values that it stands for, NaN kept as NaN; anything else as it is."""
     if isinstance(state, Mapping):
         return dict(cast("Mapping[str, Any]", state))
-    serializer = _serializer(type(state))
+    serializer = _serializer(cast("Any", type(state)))
     try:
         return serializer.to_python(state, mode="json", by_alias=True, exclude=cast("Any", exclude))
     except (PydanticSerializationError, ValueError, RecursionError) as error:
@@ -97,6 +100,8 @@ def _dumps(value: object, *, levels: int = 0, at: str = "") -> bytes:
     try:
         data = orjson.dumps(value, default=_foreign, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except orjson.JSONEncodeError as error:
+        if isinstance(error.__cause__, _Unstorable):
+            raise error.__cause__ from None
         _refuse(value, levels, at)
         raise _Unstorable(at, f"has no JSON form: {error.__cause__ or error}") from error
     # NaN and the infinities come out as null. Without a null there is none; with one, reading back tells.
@@ -114,33 +119,42 @@ def _foreign(value: object) -> object:
 
 def _refuse(value: object, level: int, at: str) -> None:
     """Raise for the first value in `value` that JSON cannot hold; `level` levels stand around it already."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _Unstorable(at, f"is {value}, which JSON cannot hold")
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise _Unstorable(at, "is an integer beyond 64 bits")
-    elif isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise _Unstorable(at, "holds a lone surrogate, which UTF-8 cannot hold") from None
-    elif isinstance(value, (dict, list, tuple)):
-        if level >= MAX_DEPTH:
-            raise _Unstorable(at, f"is nested deeper than {MAX_DEPTH} levels")
-        _refuse_items(cast("Any", value), level, at)
+    reason = _fault(value, level)
+    if reason:
+        raise _Unstorable(at, reason)
+    if isinstance(value, (dict, list, tuple)):
+        for key, item in _items(value):
+            _refuse(item, level + 1, f"{at}.{key}" if at else str(key))
 
 
-def _refuse_items(value: dict[Any, Any] | list[Any] | tuple[Any, ...], level: int, at: str) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _Unstorable(at, f"has a key that is no string: {key!r}")
-            _refuse(key, level + 1, at)
-            _refuse(item, level + 1, f"{at}.{key}" if at else key)
-    else:
-        for index, item in enumerate(value):
-            _refuse(item, level + 1, f"{at}.{index}" if at else str(index))
+def _fault(value: object, level: int) -> str | None:
+    """Why JSON cannot hold `value`, whatever is in it."""
+    match value:
+        case float() if not math.isfinite(value):
+            return f"is {value}, which JSON cannot hold"
+        case int() if not -(2**63) <= value < 2**64:
+            return "is an integer beyond 64 bits"
+        case str() if not _is_utf8(value):
+            return "holds a lone surrogate, which UTF-8 cannot hold"
+        case dict() | list() | tuple() if level >= MAX_DEPTH:
+            return f"is nested deeper than {MAX_DEPTH} levels"
+        case dict():
+            wrong = [key for key in value if not isinstance(key, str) or not _is_utf8(key)]
+            return f"has a key that is no string in UTF-8: {wrong[0]!r}" if wrong else None
+        case _:
+            return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:  # noqa: ANN401  # a dict, list or tuple
+    return cast("Iterable[tuple[Any, Any]]", value.items() if isinstance(value, dict) else enumerate(value))
 
 
 class _Unstorable(Exception):  # noqa: N818  # never leaves this file
@@ -151,13 +165,13 @@ class _Unstorable(Exception):  # noqa: N818  # never leaves this file
 
 
 @functools.cache
-def _serializer(type_: type) -> SchemaSerializer:
+def _serializer(type_: Any) -> SchemaSerializer:  # noqa: ANN401  # any class
     """The serializer of `type_` that keeps NaN: pydantic's own, by default, writes it as `null`."""
     if issubclass(type_, BaseModel):
         type_.model_rebuild()
         schema = type_.__pydantic_core_schema__
     elif dataclasses.is_dataclass(type_):
-        schema = TypeAdapter(type_).core_schema
+        schema = TypeAdapter(cast("Any", type_)).core_schema
     else:
         schema = cast("Any", {"type": "any"})
     return SchemaSerializer(schema, cast("Any", {"ser_json_inf_nan": "constants"}))
@@ -187,20 +201,19 @@ def decode(data: bytes, type_: type[T], *, path: str, context: object = None) ->
     if len(data) > MAX_BYTES:
         raise CorruptStateError(path=path, kind="too large", reason=f"it has more than {MAX_BYTES} bytes")
     try:
-        parsed = orjson.loads(data)
+        parsed: Any = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise _corrupt(data, error, path) from error
     if type(parsed) is not dict:
-        raise CorruptStateError(
-            path=path, kind="not an object", reason=f"a state is a JSON object, this is of type {type(parsed).__name__}"
-        )
+        name = type(parsed).__name__
+        raise CorruptStateError(path=path, kind="not an object", reason=f"a state is a JSON object, this is of type {name}")
     if _MANY_DIGITS in data.translate(_DIGITS_TO_ZERO):
         _check_integers(data, path)
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(parsed, MAX_DEPTH):
         raise CorruptStateError(path=path, kind="too deep", reason=f"it is nested deeper than {MAX_DEPTH} levels")
     if type_ is dict:
         return cast("T", parsed)
-    python, from_json = _validators(type_)
+    python, from_json = _validators(cast("Any", type_))
     try:
         return cast("T", python(parsed, context=context))
     except ValidationError:
@@ -234,16 +247,11 @@ def _check_integers(data: bytes, path: str) -> None:
 _INTEGER_DIGITS = 20
 
 
-def _deeper_than(value: object, limit: int) -> bool:
+def _deeper_than(value: Any, limit: int) -> bool:  # noqa: ANN401  # what was parsed
     """Whether `value` has more than `limit` levels of objects and arrays; level by level, so that nothing recurses."""
     level: list[Any] = [value]
     for _ in range(limit):
-        level = [
-            item
-            for outer in level
-            for item in (outer.values() if type(outer) is dict else outer)
-            if type(item) is dict or type(item) is list
-        ]
+        level = [item for outer in level for _, item in _items(outer) if type(item) is dict or type(item) is list]
         if not level:
             return False
     return True

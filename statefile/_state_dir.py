@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from statefile import _atomic
 from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, FullID, file_stem, ids_of_files, owner_of_temporary, validate_id
-from statefile._lock import Deadline, FileLock
+from statefile._lock import FileLock
 from statefile._state_file import Durability, StateFile, absolute_root
+from statefile._waiter import Deadline
 from statefile.errors import (
     AmbiguousIDError,
     LockTimeoutError,
@@ -138,9 +139,7 @@ class StateDir:
         """
         names = _atomic.list_names(self._root)
         states = set(ids_of_files(names, STATE_SUFFIX))
-        litter: dict[FullID, list[str]] = {
-            full_id: [] for full_id in ids_of_files(names, LOCK_SUFFIX) if full_id not in states
-        }
+        litter: dict[FullID, list[str]] = {full_id: [] for full_id in ids_of_files(names, LOCK_SUFFIX) if full_id not in states}
         for name in names:
             owner = owner_of_temporary(name)
             if owner is not None:
@@ -165,9 +164,7 @@ class StateDir:
         removed: list[str] = []
         orphan = True
         try:
-            for path in (f"{self._root}/{name}" for name in temporaries):
-                if _atomic.remove(path):
-                    removed.append(path)
+            removed += filter(_atomic.remove, (f"{self._root}/{name}" for name in temporaries))
             orphan = not os.path.lexists(stem + STATE_SUFFIX)
         finally:
             lock.release(remove=orphan)

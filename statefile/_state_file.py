@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from statefile import _atomic
+from statefile._holder import LockHolder, holder_of
 from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, FullID, file_stem
-from statefile._lock import Deadline, FileLock, LockHolder, holder_of
+from statefile._lock import FileLock
 from statefile._record import MAX_BYTES, decode, encode
+from statefile._waiter import Deadline
 from statefile.errors import (
     AlreadyExistsError,
     CorruptStateError,
@@ -25,7 +27,7 @@ from statefile.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 T = TypeVar("T")
 
@@ -72,14 +74,14 @@ class StateFile(BaseModel):
         self,
         *,
         root_dir: str | os.PathLike[str] | None = None,
-        id: FullID | str,  # noqa: A002  # the name in the file
+        id: FullID | str,  # the name in the file
         durability: Durability = Durability.FULL,
         rootDir: str | os.PathLike[str] | None = None,  # noqa: N803  # the name in the file
     ) -> None:
         """Check both names; `rootDir` is how a file spells `root_dir`."""
         root = absolute_root(root_dir if rootDir is None else rootDir)
         full_id = FullID.of(id)
-        super().__init__(rootDir=Path(root), id=full_id, durability=durability)  # type: ignore[call-arg]  # pydantic's own
+        super().__init__(rootDir=Path(root), id=full_id, durability=durability)
         self._place = _Place(root, full_id)
 
     # -- names ---------------------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ class StateFile(BaseModel):
         self._place.release()
 
     @contextlib.contextmanager
-    def hold(self, *, timeout: float | None = None) -> Iterator[Self]:
+    def hold(self, *, timeout: float | None = None) -> Generator[Self]:
         """`lock` for the block, then `unlock`."""
         self.lock(timeout=timeout)
         try:
@@ -210,7 +212,7 @@ class StateFile(BaseModel):
                 self.unlock()
 
     @contextlib.contextmanager
-    def hold_for_new(self, *, timeout: float | None = None) -> Iterator[Self]:
+    def hold_for_new(self, *, timeout: float | None = None) -> Generator[Self]:
         """`lock_for_new` for the block, then `unlock`: if nothing was saved, nothing is left."""
         self.lock_for_new(timeout=timeout)
         try:
@@ -271,7 +273,7 @@ class StateFile(BaseModel):
         place.fresh = place.destroyed = False
 
     @contextlib.contextmanager
-    def transaction(self, type_: type[T], *, timeout: float | None = None) -> Iterator[T]:
+    def transaction(self, type_: type[T], *, timeout: float | None = None) -> Generator[T]:
         """Lock, load, yield the state, and save it when the block ends; on an exception nothing is saved."""
         with self.hold(timeout=timeout):
             state = self.load(type_)
@@ -318,7 +320,7 @@ class StateFile(BaseModel):
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:  # noqa: ANN401, ARG002  # pydantic's signature
         """An unlocked object, for another container if `update` says so."""
-        fields = {"root_dir": self.root_dir, "id": self.id, "durability": self.durability}
+        fields: dict[str, Any] = {"root_dir": self.root_dir, "id": self.id, "durability": self.durability}
         return type(self)(**(fields | dict(update or {})))
 
     def __reduce__(self) -> tuple[Any, ...]:

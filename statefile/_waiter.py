@@ -23,6 +23,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Deadline:
+    """Until when to wait."""
+
+    __slots__ = ("_end", "timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        """`timeout` in seconds from now: `None` waits for good, 0 tries once.
+
+        Raises:
+            ValueError: it is negative, NaN or no number.
+        """
+        if timeout is not None and not timeout >= 0:  # NaN is not >= 0
+            raise ValueError(f"a timeout is None or a number of seconds from 0, not {timeout!r}")
+        self.timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Seconds that are left, 0 at the least; `None` for good."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
 class Outcome(Generic[T]):
     """What the helper has for a waiter: the thing, or the error that it met instead."""
 
@@ -129,9 +150,9 @@ class Room(Generic[T]):
 
     def _serve_one(self) -> None:
         try:
-            outcome = Outcome(self._take())
+            outcome = Outcome[T](self._take())
         except BaseException as error:  # noqa: BLE001  # it is raised again, in the thread that waits
-            outcome = Outcome(None, error)
+            outcome = Outcome[T](None, error)
         while self._queue:
             with contextlib.suppress(IndexError):  # the last one left this very moment
                 if self._queue.popleft().grant(outcome):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ def annotations_of(spec: Mapping[str, Any]) -> dict[str, str]:
     found = spec.get("annotations")
     if not isinstance(found, dict):
         return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)}
+    return {key: value for key, value in cast("dict[str, Any]", found).items() if isinstance(value, str)}
 
 
 _CRI = (

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import signal as _signal
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from statefile._ids import FullID
 from statefile._process import PID_MAX, ProcessRef
 from statefile._record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from statefile._container import Container
     from statefile._lifecycle import Status
 
@@ -37,13 +38,15 @@ class Sandbox(Record):
     original_oom_score_adj: int = Field(default=0, strict=True)
 
 
-class ExitStatus(Record, frozen=True):
+class ExitStatus(Record):
     """How a process ended: exactly one of the two is set.
 
     Attributes:
         code: what it exited with, 0 to 255.
         signal: the signal that killed it.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     code: int | None = Field(default=None, strict=True, ge=0, le=255)
     signal: int | None = Field(default=None, strict=True, ge=1, le=64)
@@ -81,7 +84,7 @@ class Created:
 
 @runtime_checkable
 class Runtime(Protocol):
-    """The five methods that every runtime has. A `Container` calls them with its lock held, `signal` excepted.
+    """The five methods that every runtime has. A `Container` calls them with its lock held, but for those named below.
 
     Further methods are optional, and a container finds them by their presence; one that is missing makes the action an
     `UnsupportedActionError`:
@@ -96,7 +99,10 @@ class Runtime(Protocol):
     | `processes(container)` → list of `ProcessRef` | the living ones |
     | `update(container, resources)` | the limits hold |
     | `events(container)` → mapping | a snapshot of what it uses |
-    | `wait(container, timeout)` → `ExitStatus` or `None` | its first process has ended; `None`: how is unknown. `TimeoutError` when the time (seconds, or `None`) is up. Called without the lock, by any number of processes |
+    | `wait(container, timeout)` → `ExitStatus` or `None` | its first process has ended; `None`: how is unknown |
+
+    `wait` raises `TimeoutError` when its time (seconds; `None` is for good) is up. It, `signal` and what only asks
+    (`processes`, `events`, `execute`) are called without the lock, by any number of processes at once.
 
     An exception out of a method is passed on to the caller, after the container has asked `probe` what is true now.
     """

@@ -1,0 +1,227 @@
+"""How any verb moves a container whose drivers may die at any instruction.
+
+Every verb that changes the status has one shape, written once in `_act`: lock, read again, mend what a dead actor left,
+judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from pydantic import PrivateAttr
+
+from statefile._container_state import ContainerState, Pending, now
+from statefile._lifecycle import LIFECYCLE, Action, Status, allowed_actions
+from statefile._process import Presence, ProcessRef
+from statefile.errors import (
+    InvalidTransitionError,
+    LockTimeoutError,
+    NotFoundError,
+    UnsupportedActionError,
+    WaitTimeoutError,
+)
+from statefile.runtime import ExitStatus, Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from statefile._container import Container
+    from statefile._state_file import StateFile
+
+logger = logging.getLogger("statefile")
+
+_RECORD_EXIT_WITHIN = 1.0
+"""Seconds that `wait` waits for the lock to write down an exit status that it knows already."""
+
+_RUNS = frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED})  # has a process, says the record
+
+
+class Drivable(ContainerState):
+    """A record, and the runtime that makes it true."""
+
+    _runtime: Runtime | None = PrivateAttr(default=None)
+
+    @classmethod
+    def _loaded(cls, saver: StateFile, runtime: Runtime | None, *, check: bool) -> Self:
+        """From the file, driven by `runtime`; with `check`, `stopped` if its process is gone."""
+        self = saver.load(cls)
+        self._runtime = runtime
+        if check:
+            self._check_process()
+        return self
+
+    def refresh(self) -> None:
+        """Read the file again, without the lock, and check the process: on return the object shows what is true now.
+
+        Raises:
+            NotFoundError, CorruptStateError, UnsafePathError, StateIOError: as for `StateFile.load`.
+        """
+        self._reload()
+        self._check_process()
+
+    # -- the one shape -------------------------------------------------------------------------------------------------
+
+    def _act(self, action: Action, timeout: float | None, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
+        with self._locked(timeout):
+            self._judge(action)
+            act = self._method(action)
+            after = self._after(action)
+            before = self.status
+            self._intend_locked(action)
+            try:
+                act(self, *arguments)
+            except BaseException as error:
+                with noting(error):
+                    self._settle_locked(self._probe())
+                raise
+            self.paused_from = before if action is Action.PAUSE and before is not Status.PAUSED else self.paused_from
+            self._settle_locked(after)
+
+    def _ask(self, action: Action, *arguments: Any) -> Any:  # noqa: ANN401  # the runtime's
+        """A question, or an action that changes no status: judged by a fresh snapshot, done without the lock."""
+        self.refresh()
+        self._judge(action)
+        return self._method(action)(self, *arguments)
+
+    @contextlib.contextmanager
+    def _locked(self, timeout: float | None, *, mend: bool = True) -> Generator[None]:
+        """Hold the lock, on a record that was read under it and, if `mend`, says what is true."""
+        with self.saver.hold(timeout=timeout):
+            self._reload()
+            if mend:
+                self._mend_locked()
+            yield
+
+    def _mend_locked(self) -> None:
+        """Make the record true. A `pending` found under the lock was left by a dead actor: whoever acts holds the lock."""
+        if self.status is Status.CREATING:
+            return
+        status: Status = self.status
+        if self.pending is not None:
+            if self._runtime is not None:
+                status = self._probe()
+            logger.warning("%s: %s by %s was interrupted; now %s", self.id, self.pending.action, self.pending.actor.pid, status)
+        if status in _RUNS and self._presence() is Presence.GONE:
+            status = Status.STOPPED
+        if status is not self.status or self.pending is not None:
+            self._settle_locked(status)
+
+    def _intend_locked(self, action: Action) -> None:
+        self.pending = Pending(action=action, actor=ProcessRef.current(), since=now())
+        self._save_locked()
+
+    def _settle_locked(self, status: Status) -> None:
+        """Record that the container is in `status`, and that nobody is at work on it."""
+        self.pending = None
+        self.status = status
+        if status is not Status.PAUSED:
+            self.paused_from = None
+        if status is Status.STOPPED and self.exit_status is None:
+            self.exit_status = self._known_exit()
+        self._save_locked()
+
+    def _judge(self, action: Action) -> None:
+        """Refuse what the table does not allow."""
+        if action in LIFECYCLE[self.status]:
+            return
+        interrupted = self.status is Status.CREATING
+        hint = "; unless its creation is still going on, it was interrupted" if interrupted else ""
+        raise InvalidTransitionError(
+            id=self.id, action=action, status=self.status, allowed=allowed_actions(self.status), hint=hint
+        )
+
+    def _after(self, action: Action) -> Status:
+        """Where the table leads; a resumed container is again what it was before the pause."""
+        if action is Action.RESUME and self.paused_from is not None:
+            return self.paused_from
+        return LIFECYCLE[self.status][action]
+
+    # -- what is true --------------------------------------------------------------------------------------------------
+
+    def _presence(self) -> Presence:
+        process = self.process
+        return Presence.GONE if process is None else process.presence()
+
+    def _check_process(self) -> None:
+        """Show `stopped` if the process is gone; the file is not changed."""
+        if self.status in _RUNS and self._presence() is Presence.GONE:
+            logger.info("%s: the record says %s, but its process %s is gone", self.id, self.status, self.process)
+            self.status = Status.STOPPED
+
+    def _probe(self) -> Status:
+        if self._runtime is None or self.status is Status.CREATING:
+            return self.status
+        return Status(self._runtime.probe(cast("Container", self)))
+
+    def _wait_for_process(self, timeout: float | None) -> ExitStatus | None:
+        wait = getattr(self._runtime, "wait", None)
+        if wait is not None:
+            try:
+                return _as_exit_status(wait(self, timeout))
+            except TimeoutError as error:
+                raise WaitTimeoutError(id=self.id, timeout=timeout or 0.0) from error
+        process = self.process
+        presence = Presence.GONE if process is None else process.wait(timeout)
+        if presence is Presence.ALIVE:
+            raise WaitTimeoutError(id=self.id, timeout=timeout or 0.0)
+        if presence is Presence.UNKNOWN:
+            raise UnsupportedActionError(action=Action.WAIT, runtime=type(self._runtime).__name__)
+        return None
+
+    def _known_exit(self) -> ExitStatus | None:
+        """How the first process ended, if the runtime can tell at once."""
+        wait = getattr(self._runtime, "wait", None)
+        if wait is None or self._presence() is not Presence.GONE:
+            return None
+        try:
+            return _as_exit_status(wait(self, 0.0))
+        except Exception as error:  # noqa: BLE001  # how it ended is worth a line, not a failure
+            logger.info("%s: how its process ended is unknown: %s", self.id, error)
+            return None
+
+    def _record_exit(self, exit_status: ExitStatus | None) -> ExitStatus | None:
+        """Write down how this run ended, unless another has, or the ID means another run by now."""
+        init = self.init
+        try:
+            with self.saver.hold(timeout=_RECORD_EXIT_WITHIN):
+                current = self.saver.load(type(self))
+                if current.init != init:
+                    return exit_status
+                self._become(current)
+                if self.exit_status is None:
+                    self.exit_status = exit_status
+                if self.status is not Status.STOPPED or current.exit_status is None:
+                    self._settle_locked(Status.STOPPED)
+        except (NotFoundError, LockTimeoutError):  # it is being, or was, destroyed: we know what we have seen
+            self.status = Status.STOPPED
+            return exit_status
+        return self.exit_status
+
+    # -- the runtime ---------------------------------------------------------------------------------------------------
+
+    def _need_runtime(self, action: Action) -> Runtime:
+        if self._runtime is None:
+            raise UnsupportedActionError(action=action, runtime="None: load the container with runtime=…")
+        return self._runtime
+
+    def _method(self, action: Action) -> Callable[..., Any]:
+        runtime = self._need_runtime(action)
+        method = getattr(runtime, action.value, None)
+        if not callable(method):
+            raise UnsupportedActionError(action=action, runtime=type(runtime).__name__)
+        return cast("Callable[..., Any]", method)
+
+
+@contextlib.contextmanager
+def noting(error: BaseException) -> Generator[None]:
+    """Add a failure of the block to `error`, which stays the one that is raised."""
+    try:
+        yield
+    except Exception as another:  # noqa: BLE001  # it is not lost: it is in the note
+        error.add_note(f"then, cleaning up: {type(another).__name__}: {another}")
+
+
+def _as_exit_status(value: object) -> ExitStatus | None:
+    return None if value is None else ExitStatus.model_validate(value)
