@@ -14,9 +14,11 @@ from statefile._driving import Drivable, noting
 from statefile._ids import FullID
 from statefile._lifecycle import LIFECYCLE, Action, Status
 from statefile._process import Presence, ProcessRef
+from statefile._record import build
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile.errors import (
+    CorruptStateError,
     NotFoundError,
     StateFileError,
     StillRunningError,
@@ -73,7 +75,7 @@ class Container(Drivable):
         Raises:
             InvalidIDError, InvalidRootError, UnsupportedActionError: bad arguments; nothing was touched.
             AlreadyExistsError: the ID is taken.
-            UnstorableStateError: JSON cannot hold the spec.
+            UnstorableStateError: a field has the wrong type, or JSON cannot hold the spec; the runtime was not asked.
             LockTimeoutError, UnsafePathError, StateIOError: as for `StateFile.lock_for_new`.
             Exception: whatever the runtime raised; clean-up that failed too is in its notes.
         """
@@ -81,7 +83,9 @@ class Container(Drivable):
         spec = dict(spec or {})
         full_id = id if isinstance(id, FullID) else FullID(sandbox_joined(spec) or id, id)
         saver = StateFile(root_dir=root_dir, id=full_id, durability=durability)
-        container = cls(
+        container = build(
+            cls,
+            path=saver.state_path,
             id=full_id.container_id,
             spec=spec,
             bundle_dir=os.path.abspath(bundle_dir) if bundle_dir else "",
@@ -93,15 +97,7 @@ class Container(Drivable):
             saver=saver,
             **fields,
         )
-        container._runtime = runtime
-        with saver.hold_for_new(timeout=timeout):
-            container._save_locked()
-            try:
-                container._create_locked(runtime, pid_file)
-            except BaseException as error:
-                container._undo_creation_locked(runtime, error)
-                raise
-        return container
+        return container._create(runtime, pid_file, timeout)  # noqa: SLF001  # its own class
 
     @classmethod
     def load(
@@ -208,7 +204,8 @@ class Container(Drivable):
             ValueError: there is no such signal.
             InvalidTransitionError: its status does not allow it; nothing was sent.
         """
-        number = _signal.Signals(number) if number in set(_signal.Signals) else _checked_signal(number)
+        if not 0 < number < _signal.NSIG:
+            raise ValueError(f"there is no signal {number!r}")
         self.refresh()
         self._judge(Action.SIGNAL_ALL if all else Action.SIGNAL)
         self._need_runtime(Action.SIGNAL).signal(self, int(number), all=all)
@@ -269,19 +266,36 @@ class Container(Drivable):
         """End all its processes and remove it: on return nothing of it runs, and it cannot be loaded.
 
         Works from every status. Idempotent: if it is gone already, that is success. All steps are taken even if some fail.
-        Only while processes are still alive is the record kept, so that it can be tried again; `force` drops it all the same.
+        Only while processes are still alive is the record kept, so that it can be tried again; `force` drops it all the same,
+        also when it has become unreadable: then what this object knows of it must do.
 
         Raises:
             ExceptionGroup: what failed; with a `StillRunningError` in it if the record was kept.
             LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `StateFile.lock`.
         """
         try:
-            with self._locked(timeout, mend=False):
+            with self.saver.hold(timeout=timeout):
+                try:
+                    self._reload()
+                except CorruptStateError:
+                    if not force:
+                        raise
                 self._destroy_locked(force=force)
         except NotFoundError:
             return
 
     # -- creation and destruction --------------------------------------------------------------------------------------
+
+    def _create(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None, timeout: float | None) -> Self:
+        self._runtime = runtime
+        with self.saver.hold_for_new(timeout=timeout):
+            self._save_locked()
+            try:
+                self._create_locked(runtime, pid_file)
+            except BaseException as error:
+                self._undo_creation_locked(runtime, error)
+                raise
+        return self
 
     def _create_locked(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None) -> None:
         created = runtime.create(self)
@@ -348,12 +362,6 @@ def check_runtime(runtime: object) -> None:
     missing = missing_methods(runtime)
     if missing:
         raise UnsupportedActionError(action=" and ".join(missing), runtime=type(runtime).__name__)
-
-
-def _checked_signal(number: int) -> int:
-    if not 0 < number < _signal.NSIG:
-        raise ValueError(f"there is no signal {number!r}")
-    return number
 
 
 @contextlib.contextmanager

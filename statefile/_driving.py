@@ -86,12 +86,11 @@ class Drivable(ContainerState):
         return self._method(action)(self, *arguments)
 
     @contextlib.contextmanager
-    def _locked(self, timeout: float | None, *, mend: bool = True) -> Generator[None]:
-        """Hold the lock, on a record that was read under it and, if `mend`, says what is true."""
+    def _locked(self, timeout: float | None) -> Generator[None]:
+        """Hold the lock, on a record that was read under it and says what is true."""
         with self.saver.hold(timeout=timeout):
             self._reload()
-            if mend:
-                self._mend_locked()
+            self._mend_locked()
             yield
 
     def _mend_locked(self) -> None:

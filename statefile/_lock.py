@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import logging
 import os
 import sys
@@ -21,7 +20,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from statefile import _atomic
+from statefile import _atomic, _turn
 from statefile._holder import holder_of_file
 from statefile._waiter import Deadline, Reminder, Room
 from statefile.errors import DeadlockError, LockTimeoutError, LockUnsupportedError, NotLockedError, StateFileError
@@ -102,8 +101,11 @@ class FileLock:
         claim, self._claim = self._claim, None
         if claim is None or not claim.valid:
             raise NotLockedError(path=self.path, operation="unlock()")
+        if not remove:
+            claim.close()
+            return
         try:
-            if remove and claim.is_current():
+            if claim.is_current():
                 _atomic.remove(self.path)
         finally:
             claim.close()
@@ -115,11 +117,12 @@ class FileLock:
 class _Claim:
     """An open lock file, and perhaps the lock on it. Losing the last reference closes it, which frees the lock."""
 
-    __slots__ = ("__weakref__", "_made", "_opened", "_owned", "_process", "key", "path")
+    __slots__ = ("__weakref__", "_made", "_marked", "_opened", "_owned", "_process", "key", "path")
 
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
         self._owned = False
+        self._marked = False
         self._process = _this_process
         self._opened: list[int] = []
         with _fork_gate:
@@ -137,12 +140,21 @@ class _Claim:
         return bool(self._opened) and self._process is _this_process
 
     def try_lock(self) -> bool:
-        """Whether the lock was free and now is ours."""
-        return _flock(self._opened[0], self.path, wait=False)
+        """Whether the lock was free and now is ours. Waiters go first, for which it may take some milliseconds."""
+        fd = self._opened[0]
+        polite = _turn.let_waiters_go_first(fd, self.key)
+        locked = _flock(fd, self.path, wait=False)
+        if locked and not polite:
+            _turn.distrust(self.key)
+        return locked
 
     def lock(self) -> None:
-        """Block until the lock is ours."""
-        _flock(self._opened[0], self.path, wait=True)
+        """Block until it is our turn and the lock is ours."""
+        fd = self._opened[0]
+        self._marked = _turn.show_waiting(fd, self.key)
+        _flock(fd, self.path, wait=True)
+        if self._marked:
+            _turn.show_holding(fd)
 
     def is_current(self) -> bool:
         """Whether `path` still names this file."""
@@ -174,17 +186,20 @@ class _Claim:
 
     def close(self) -> None:
         """Release and close. What was done already is not done again, and a forked child does nothing."""
-        if not self.valid:
+        if not self._opened or self._process is not _this_process:
             return
+        fd = self._opened[0]
         if self._owned:
             self._owned = False
             _owners.pop(self.key, None)
         try:
-            _unlock(self._opened[0])
+            if self._marked:
+                _turn.hide(fd)
+            _unlock(fd)
         finally:
             with _fork_gate, contextlib.suppress(IndexError, OSError):  # FUSE and NFS report old errors on closing
-                _open_files.discard(self._opened[0])
-                os.close(self._opened.pop())
+                _open_files.discard(self._opened.pop())
+                os.close(fd)
 
     def __del__(self) -> None:
         dropped = self._owned and self.valid
@@ -225,18 +240,21 @@ def _wait(claim: _Claim, deadline: Deadline) -> _Claim:
     """Return a locked claim in place of `claim`, which has found the lock taken."""
     if _owners.get(claim.key) is _this_thread():
         raise DeadlockError(path=claim.path)
+    path, key = claim.path, claim.key
     left = deadline.left()
-    reminded = _reminder.watch(lambda: _say_who(claim.path, claim.key))
+    if left is not None:
+        claim.close()  # the helper thread has its own
+    granted = None
+    reminded = _reminder.watch(lambda: _say_who(path, key))
     try:
         if left is None:
             claim.lock()
             return claim
-        granted = _room(claim.path).wait(left) if left else None
+        granted = _room(path).wait(left) if left else None
     finally:
-        _reminder.forget(reminded)
+        reminded.over = True
     if granted is None:
-        raise LockTimeoutError(path=claim.path, timeout=deadline.timeout or 0.0, holder=holder_of_file(claim.key))
-    claim.close()
+        raise LockTimeoutError(path=path, timeout=deadline.timeout or 0.0, holder=holder_of_file(key))
     return granted
 
 
@@ -276,9 +294,14 @@ class _Primitive:
         self.failed = portalocker.LockException
 
 
-@functools.cache
 def _primitive() -> _Primitive:
-    return _Primitive()
+    global _loaded  # noqa: PLW0603  # filled once
+    if _loaded is None:
+        _loaded = _Primitive()
+    return _loaded
+
+
+_loaded: _Primitive | None = None
 
 
 def _flock(fd: int, path: str, *, wait: bool) -> bool:
@@ -300,8 +323,10 @@ def _flock(fd: int, path: str, *, wait: bool) -> bool:
 def _unlock(fd: int) -> None:
     """Release explicitly: a child between fork and exec may still share the open file."""
     use = _primitive()
-    with contextlib.suppress(use.failed):  # closing, which comes next, releases too
+    try:  # noqa: SIM105  # a context manager costs more than the system call, and everybody waits for this one
         use.locker.unlock(fd)
+    except use.failed:
+        pass  # closing, which comes next, releases too
 
 
 # -- threads and processes ---------------------------------------------------------------------------------------------

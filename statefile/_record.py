@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 class Record(BaseModel):
@@ -139,7 +140,7 @@ def _fault(value: object, level: int) -> str | None:
         case dict() | list() | tuple() if level >= MAX_DEPTH:
             return f"is nested deeper than {MAX_DEPTH} levels"
         case dict():
-            wrong = [key for key in value if not isinstance(key, str) or not _is_utf8(key)]
+            wrong = [key for key, _ in _items(value) if not isinstance(key, str) or not _is_utf8(key)]
             return f"has a key that is no string in UTF-8: {wrong[0]!r}" if wrong else None
         case _:
             return None
@@ -185,6 +186,18 @@ def _opaque_fields(type_: type[BaseModel]) -> dict[str, bytes]:
         for name, field in type_.model_fields.items()
         if OPAQUE in field.metadata
     }
+
+
+def build(model: type[M], /, *, path: object, **fields: object) -> M:
+    """Make a `model` for the state file at `path`.
+
+    Raises:
+        UnstorableStateError: a field has the wrong type.
+    """
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise UnstorableStateError(path=str(path), field="", reason=f"is invalid: {_first_error(error)}") from None
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -287,7 +300,6 @@ def _first_error(error: ValidationError) -> str:
 def _validators(type_: Any) -> tuple[Any, Any]:  # noqa: ANN401  # a TypedDict is no type to a type checker
     if isinstance(type_, type) and issubclass(type_, BaseModel):
         type_.model_rebuild()
-        validator = type_.__pydantic_validator__
-        return validator.validate_python, validator.validate_json
-    adapter: TypeAdapter[Any] = TypeAdapter(type_)
+        return type_.__pydantic_validator__.validate_python, type_.__pydantic_validator__.validate_json
+    adapter = TypeAdapter[Any](cast("Any", type_))
     return adapter.validate_python, adapter.validate_json

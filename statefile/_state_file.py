@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
 
 from statefile import _atomic
 from statefile._holder import LockHolder, holder_of
@@ -68,7 +68,10 @@ class StateFile(BaseModel):
     root_dir: Path = Field(alias="rootDir")
     id: FullID
     durability: Durability = Field(default=Durability.FULL, exclude=True)
-    _place: _Place = PrivateAttr()
+    # A slot and no private attribute of pydantic's: that is found last, by a search that costs as much as a system call.
+    __slots__ = ("_place",)
+    if TYPE_CHECKING:
+        _place: _Place
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class StateFile(BaseModel):
         root = absolute_root(root_dir if rootDir is None else rootDir)
         full_id = FullID.of(id)
         super().__init__(rootDir=Path(root), id=full_id, durability=durability)
-        self._place = _Place(root, full_id)
+        object.__setattr__(self, "_place", _Place(root, full_id))
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -103,7 +106,7 @@ class StateFile(BaseModel):
             UnsafePathError: something that is no regular file stands there.
             StateIOError: the system refused to look.
         """
-        return _atomic.lstat_regular(self._place.state) is not None
+        return self._place.exists()
 
     def stat(self) -> os.stat_result:
         """`lstat(2)` of the state file. Needs no lock.
@@ -155,7 +158,7 @@ class StateFile(BaseModel):
         if not place.acquire_existing(deadline):
             raise NotFoundError(id=place.id, path=place.state)
         try:
-            if not self.exists():
+            if not place.exists():
                 place.destroyed = True
                 raise NotFoundError(id=place.id, path=place.state)
         except BaseException:
@@ -184,7 +187,7 @@ class StateFile(BaseModel):
                     raise _atomic.system_error(error, "make lock file", place.lock.path) from error
         place.fresh, place.destroyed = True, False
         try:
-            if self.exists():
+            if place.exists():
                 raise AlreadyExistsError(id=place.id, path=place.state)
         except BaseException:
             place.release()
@@ -349,6 +352,10 @@ class _Place:
         self.lock = FileLock(stem + LOCK_SUFFIX)
         self.fresh = False  # under the lock: there has been no state yet
         self.destroyed = False  # under the lock: there is none any more
+
+    def exists(self) -> bool:
+        """Whether there is a state file."""
+        return _atomic.lstat_regular(self.state) is not None
 
     def acquire_existing(self, deadline: Deadline) -> bool:
         """Take the lock of a container that exists; false, and nothing made, if there is neither lock nor state file."""

@@ -161,42 +161,44 @@ class Room(Generic[T]):
             self._drop(outcome.value)
 
 
+class Wait:
+    """A wait that is worth a line once it is due, unless it is over by then."""
+
+    __slots__ = ("due", "over", "remind")
+
+    def __init__(self, due: float, remind: Callable[[], object]) -> None:
+        """`due` on the monotonic clock."""
+        self.due = due
+        self.remind = remind
+        self.over = False
+
+
 class Reminder:
     """Calls back once for every wait that lasts: one thread for the whole process, and only while somebody waits."""
 
     def __init__(self, after: float) -> None:
         """A wait of `after` seconds is worth a line."""
         self._after = after
-        self._waits: deque[tuple[float, Callable[[], object]]] = deque()
+        self._waits: deque[Wait] = deque()
         self._running = _thread.allocate_lock()
 
-    def watch(self, remind: Callable[[], object]) -> object:
-        """Call `remind` from another thread when `after` seconds have passed, unless `forget` comes first."""
-        wait = (time.monotonic() + self._after, remind)
+    def watch(self, remind: Callable[[], object]) -> Wait:
+        """Call `remind` from another thread when `after` seconds have passed, unless the wait is `over` by then."""
+        wait = Wait(time.monotonic() + self._after, remind)
         self._waits.append(wait)
         if not self._running.locked():
             _thread.start_new_thread(self._run, ())
         return wait
 
-    def forget(self, wait: object) -> None:
-        """The wait is over."""
-        with contextlib.suppress(ValueError):
-            self._waits.remove(wait)  # type: ignore[arg-type]  # it is what watch returned
-
     def _run(self) -> None:
         while self._waits and self._running.acquire(blocking=False):
             try:
                 while self._waits:
-                    self._remind_of_oldest()
+                    wait = self._waits[0]  # the oldest: the others are due later
+                    if not wait.over:
+                        time.sleep(max(0.0, wait.due - time.monotonic()))
+                    self._waits.popleft()
+                    if not wait.over:
+                        wait.remind()
             finally:
                 self._running.release()
-
-    def _remind_of_oldest(self) -> None:
-        """Sleep until the oldest wait is due (younger ones are due later), then remind of it, if it still lasts."""
-        with contextlib.suppress(IndexError):  # it has just ended
-            wait = self._waits[0]
-            due, remind = wait
-            time.sleep(max(0.0, due - time.monotonic()))
-            if wait in self._waits:
-                self.forget(wait)
-                remind()

