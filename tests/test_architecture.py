@@ -225,7 +225,8 @@ def test_table_names_each_module_once() -> None:
 SOUND = {
     "__init__.py": "from statefile._state_file import StateFile\nfrom statefile import aio\n",
     "errors.py": "import os\nos.replace_me = 1\n",
-    "_lock.py": "import fcntl, portalocker.utils\nfrom statefile.errors import X\n",
+    "_turn.py": "import fcntl\n",
+    "_lock.py": "import portalocker.utils\nfrom statefile.errors import X\n",
     "_atomic.py": "import os as system\nsystem.replace(1, 2)\n",
     "_record.py": "import orjson, pydantic\n",
     "_state_file.py": "from . import _lock\nfrom ._record import dump\n'a'.replace('a', 'b')\n",
