@@ -47,10 +47,13 @@ def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> 
     except OSError as error:
         raise system_error(error, "create a temporary file for", path) from error
     try:
-        _adopt(opened[0], old, mode)
-        _write_all(opened[0], data)
-        if durable:
-            os.fsync(opened[0])
+        try:
+            _adopt(opened[0], old, mode)
+            _write_all(opened[0], data)
+            if durable:
+                _flush(opened[0])
+        finally:
+            os.close(opened.pop())  # before the rename: some file systems report only now what they could not write
         os.rename(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -58,8 +61,6 @@ def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> 
         if isinstance(error, OSError):
             raise system_error(error, "write", path) from error
         raise
-    finally:
-        os.close(opened.pop())
     if durable:
         flush_directory(directory, applied=True)
 
@@ -157,13 +158,19 @@ def flush_directory(path: str, *, applied: bool = False) -> None:
     try:
         opened = [*map(os.open, (path,), (_DIRECTORY,))]
         try:
-            os.fsync(opened[0])
+            _flush(opened[0])
         finally:
             os.close(opened.pop())
     except OSError as error:
-        if error.errno in _CANNOT_FLUSH:
-            return
         raise system_error(error, "flush directory", path, applied=applied) from error
+
+
+def _flush(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
 
 
 def make_root(path: str, *, durable: bool) -> None:

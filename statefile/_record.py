@@ -8,6 +8,7 @@ in Python starts only to name the culprit.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import math
 from collections.abc import Mapping
@@ -106,8 +107,11 @@ def _dumps(value: object, *, levels: int = 0, at: str = "") -> bytes:
         _refuse(value, levels, at)
         raise _Unstorable(at, f"has no JSON form: {error.__cause__ or error}") from error
     # NaN and the infinities come out as null. Without a null there is none; with one, reading back tells.
-    if (b"null" in data and orjson.loads(data) != value) or data.count(b"{") + data.count(b"[") > MAX_DEPTH - levels:
+    deep = _may_be_deep(data, MAX_DEPTH - levels) and _deeper_than(orjson.loads(data), MAX_DEPTH - levels)
+    if deep or (b"null" in data and orjson.loads(data) != value):
         _refuse(value, levels, at)
+    if deep:  # within a model, where the walk does not go
+        raise _Unstorable(at, f"is nested deeper than {MAX_DEPTH} levels")
     return data
 
 
@@ -120,6 +124,8 @@ def _foreign(value: object) -> object:
 
 def _refuse(value: object, level: int, at: str) -> None:
     """Raise for the first value in `value` that JSON cannot hold; `level` levels stand around it already."""
+    if isinstance(value, enum.Enum):
+        value = value.value  # which is what orjson writes
     reason = _fault(value, level)
     if reason:
         raise _Unstorable(at, reason)
@@ -220,10 +226,10 @@ def decode(data: bytes, type_: type[T], *, path: str, context: object = None) ->
     if type(parsed) is not dict:
         name = type(parsed).__name__
         raise CorruptStateError(path=path, kind="not an object", reason=f"a state is a JSON object, this is of type {name}")
-    if _MANY_DIGITS in data.translate(_DIGITS_TO_ZERO):
-        _check_integers(data, path)
-    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(parsed, MAX_DEPTH):
+    if _may_be_deep(data, MAX_DEPTH) and _deeper_than(parsed, MAX_DEPTH):
         raise CorruptStateError(path=path, kind="too deep", reason=f"it is nested deeper than {MAX_DEPTH} levels")
+    if _MANY_DIGITS in data.translate(_DIGITS_TO_ZERO):
+        _check_integers(data, path)  # which recurses: never before the depth is known
     if type_ is dict:
         return cast("T", parsed)
     python, from_json = _validators(cast("Any", type_))
@@ -260,6 +266,11 @@ def _check_integers(data: bytes, path: str) -> None:
 _INTEGER_DIGITS = 20
 
 
+def _may_be_deep(data: bytes, limit: int) -> bool:
+    """Whether it is worth looking: there are more brackets than levels allowed."""
+    return data.count(b"{") + data.count(b"[") > limit
+
+
 def _deeper_than(value: Any, limit: int) -> bool:  # noqa: ANN401  # what was parsed
     """Whether `value` has more than `limit` levels of objects and arrays; level by level, so that nothing recurses."""
     level: list[Any] = [value]
@@ -273,20 +284,26 @@ def _deeper_than(value: Any, limit: int) -> bool:  # noqa: ANN401  # what was pa
 def _corrupt(data: bytes, error: orjson.JSONDecodeError, path: str) -> CorruptStateError:
     """Say in an operator's words what `data` is."""
     if not data.strip():
-        return CorruptStateError(path=path, kind="empty", reason=f"it has {len(data)} bytes, and none of them says anything")
-    if b"\0" in data:
-        return CorruptStateError(
-            path=path, kind="nul-filled", reason=f"{data.count(0)} of its {len(data)} bytes are NUL, as after a power cut"
-        )
+        kind, reason = "empty", f"it has {len(data)} bytes, and none of them says anything"
+    elif b"\0" in data:
+        kind, reason = "nul-filled", f"{data.count(0)} of its {len(data)} bytes are NUL, as after a power cut"
+    elif (wrong := _first_wrong_byte(data)) is not None:
+        kind, reason = "not utf-8", f"byte {wrong} is not UTF-8"
+    elif "depth limit" in error.msg:
+        kind, reason = "too deep", f"it is nested deeper than {MAX_DEPTH} levels"
+    elif error.pos >= len(error.doc.rstrip()):
+        kind, reason = "truncated", f"it ends in the middle, after {len(data)} bytes"
+    else:
+        kind, reason = "not json", f"{error.msg} (line {error.lineno}, column {error.colno})"
+    return CorruptStateError(path=path, kind=kind, reason=reason)
+
+
+def _first_wrong_byte(data: bytes) -> int | None:
     try:
-        text = data.decode()
+        data.decode()
     except UnicodeDecodeError as wrong:
-        return CorruptStateError(path=path, kind="not utf-8", reason=f"byte {wrong.start} is not UTF-8")
-    if "depth limit" in error.msg:
-        return CorruptStateError(path=path, kind="too deep", reason=f"it is nested deeper than {MAX_DEPTH} levels")
-    if error.pos >= len(text.rstrip()):
-        return CorruptStateError(path=path, kind="truncated", reason=f"it ends in the middle, after {len(data)} bytes")
-    return CorruptStateError(path=path, kind="not json", reason=f"{error.msg}")
+        return wrong.start
+    return None
 
 
 def _first_error(error: ValidationError) -> str:

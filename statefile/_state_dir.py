@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from statefile import _atomic
 from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, FullID, file_stem, ids_of_files, owner_of_temporary, validate_id
-from statefile._lock import FileLock
-from statefile._state_file import Durability, StateFile, absolute_root
+from statefile._lock import FileLock, run, this_thread
+from statefile._place import absolute_root
+from statefile._state_file import Durability, StateFile
 from statefile._waiter import Deadline
 from statefile.errors import (
     AmbiguousIDError,
@@ -158,7 +159,7 @@ class StateDir:
         lock = FileLock(stem + LOCK_SUFFIX)
         had_lock_file = os.path.lexists(lock.path)
         try:
-            lock.acquire(create=bool(temporaries), deadline=Deadline(0))
+            run(lock.acquire(this_thread(), Deadline(0), create=bool(temporaries)))
         except (LockTimeoutError, FileNotFoundError):
             return []
         removed: list[str] = []

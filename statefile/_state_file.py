@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -12,14 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from statefile import _atomic
 from statefile._holder import LockHolder, holder_of
-from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, FullID, file_stem
-from statefile._lock import FileLock
+from statefile._ids import FullID
+from statefile._lock import FileLock, run, this_thread
+from statefile._place import Place, absolute_root
 from statefile._record import MAX_BYTES, decode, encode
 from statefile._waiter import Deadline
 from statefile.errors import (
-    AlreadyExistsError,
     CorruptStateError,
-    InvalidRootError,
     LockLostError,
     NotFoundError,
     NotLockedError,
@@ -27,14 +25,13 @@ from statefile.errors import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Generator
 
 T = TypeVar("T")
 
 SECOND_LOOK = 1.0
 """Seconds that `load` waits for the lock before it calls a file corrupt: a foreign writer may be writing it in place."""
-
-_ROOT_TRIES = 3
 
 
 class Durability(enum.StrEnum):
@@ -71,7 +68,7 @@ class StateFile(BaseModel):
     # A slot and no private attribute of pydantic's: that is found last, by a search that costs as much as a system call.
     __slots__ = ("_place",)
     if TYPE_CHECKING:
-        _place: _Place
+        _place: Place
 
     def __init__(
         self,
@@ -85,7 +82,7 @@ class StateFile(BaseModel):
         root = absolute_root(root_dir if rootDir is None else rootDir)
         full_id = FullID.of(id)
         super().__init__(rootDir=Path(root), id=full_id, durability=durability)
-        object.__setattr__(self, "_place", _Place(root, full_id))
+        object.__setattr__(self, "_place", Place(root, full_id, durable=durability is Durability.FULL))
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -151,19 +148,7 @@ class StateFile(BaseModel):
             UnsafePathError: the root, the lock or the state is a link or no regular file; nothing was followed.
             StateIOError: another system call failed.
         """
-        place = self._place
-        deadline = Deadline(timeout)
-        if not _atomic.check_root(place.root):
-            raise NotFoundError(id=place.id, path=place.root)
-        if not place.acquire_existing(deadline):
-            raise NotFoundError(id=place.id, path=place.state)
-        try:
-            if not place.exists():
-                place.destroyed = True
-                raise NotFoundError(id=place.id, path=place.state)
-        except BaseException:
-            place.release()
-            raise
+        run(self._place.lock_existing(this_thread(), Deadline(timeout)))
 
     def lock_for_new(self, *, timeout: float | None = None) -> None:
         """Take the exclusive lock of a container that must not exist yet: on return the name is ours until `unlock`.
@@ -174,24 +159,7 @@ class StateFile(BaseModel):
             AlreadyExistsError: there is a state file; the lock is released.
             ValueError, LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `lock`.
         """
-        place = self._place
-        deadline = Deadline(timeout)
-        for attempt in range(1, _ROOT_TRIES + 1):
-            if not _atomic.check_root(place.root):
-                _atomic.make_root(place.root, durable=self.durability is Durability.FULL)
-            try:
-                place.lock.acquire(create=True, deadline=deadline)
-                break
-            except FileNotFoundError as error:  # the root was removed this very moment
-                if attempt == _ROOT_TRIES:
-                    raise _atomic.system_error(error, "make lock file", place.lock.path) from error
-        place.fresh, place.destroyed = True, False
-        try:
-            if place.exists():
-                raise AlreadyExistsError(id=place.id, path=place.state)
-        except BaseException:
-            place.release()
-            raise
+        run(self._place.lock_new(this_thread(), Deadline(timeout)))
 
     def unlock(self) -> None:
         """Release the lock; any thread may. On return this object does not hold it.
@@ -207,22 +175,16 @@ class StateFile(BaseModel):
     @contextlib.contextmanager
     def hold(self, *, timeout: float | None = None) -> Generator[Self]:
         """`lock` for the block, then `unlock`."""
-        self.lock(timeout=timeout)
-        try:
+        with self._place.released_at_the_end():
+            self.lock(timeout=timeout)
             yield self
-        finally:
-            if self.locked:
-                self.unlock()
 
     @contextlib.contextmanager
     def hold_for_new(self, *, timeout: float | None = None) -> Generator[Self]:
         """`lock_for_new` for the block, then `unlock`: if nothing was saved, nothing is left."""
-        self.lock_for_new(timeout=timeout)
-        try:
+        with self._place.released_at_the_end():
+            self.lock_for_new(timeout=timeout)
             yield self
-        finally:
-            if self.locked:
-                self.unlock()
 
     # -- the state -----------------------------------------------------------------------------------------------------
 
@@ -245,7 +207,7 @@ class StateFile(BaseModel):
         except CorruptStateError:
             look = FileLock(place.lock.path)
             with contextlib.suppress(StateFileError, FileNotFoundError):  # then the second look must do without
-                look.acquire(create=False, deadline=Deadline(SECOND_LOOK))
+                run(look.acquire(this_thread(), Deadline(SECOND_LOOK), create=False))
             try:
                 return _read(place, type_, self)
             finally:
@@ -272,7 +234,7 @@ class StateFile(BaseModel):
         data = encode(state, path=place.state)
         if not place.lock.is_current():
             raise LockLostError(path=place.lock.path)
-        _atomic.replace(place.state, data, durable=self.durability is Durability.FULL)
+        _atomic.replace(place.state, data, durable=place.durable)
         place.fresh = place.destroyed = False
 
     @contextlib.contextmanager
@@ -292,24 +254,7 @@ class StateFile(BaseModel):
             LockLostError: the lock was held, but its file was removed or replaced meanwhile; nothing was deleted.
             ValueError, LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `lock`.
         """
-        place = self._place
-        deadline = Deadline(timeout)
-        if place.lock.held:
-            if not place.lock.is_current():
-                raise LockLostError(path=place.lock.path)
-            self._destroy_locked()
-        elif _atomic.check_root(place.root) and place.acquire_existing(deadline):
-            try:
-                self._destroy_locked()
-            finally:
-                place.release()
-
-    def _destroy_locked(self) -> None:
-        place = self._place
-        removed = _atomic.remove(place.state)
-        place.destroyed = True
-        if removed and self.durability is Durability.FULL:
-            _atomic.flush_directory(place.root)
+        run(self._place.destroy(this_thread(), Deadline(timeout)))
 
     # -- copies --------------------------------------------------------------------------------------------------------
 
@@ -339,67 +284,7 @@ class StateFile(BaseModel):
         return hash((self.root_dir, self.id))
 
 
-class _Place:
-    """Where a container's files are, and this object's lock on them."""
-
-    __slots__ = ("destroyed", "fresh", "id", "lock", "root", "state")
-
-    def __init__(self, root: str, full_id: FullID) -> None:
-        stem = f"{root}/{file_stem(full_id)}"
-        self.root = root
-        self.id = full_id
-        self.state = stem + STATE_SUFFIX
-        self.lock = FileLock(stem + LOCK_SUFFIX)
-        self.fresh = False  # under the lock: there has been no state yet
-        self.destroyed = False  # under the lock: there is none any more
-
-    def exists(self) -> bool:
-        """Whether there is a state file."""
-        return _atomic.lstat_regular(self.state) is not None
-
-    def acquire_existing(self, deadline: Deadline) -> bool:
-        """Take the lock of a container that exists; false, and nothing made, if there is neither lock nor state file."""
-        try:
-            self.lock.acquire(create=False, deadline=deadline)
-        except FileNotFoundError:
-            if not os.path.lexists(self.state):
-                return False
-            try:
-                self.lock.acquire(create=True, deadline=deadline)
-            except FileNotFoundError:
-                return False
-        self.fresh = self.destroyed = False
-        return True
-
-    def release(self) -> None:
-        """Release the lock, and delete its file if there is no state to go with it."""
-        self.lock.release(remove=(self.fresh or self.destroyed) and not os.path.lexists(self.state))
-
-
-def absolute_root(value: object) -> str:
-    """`value` as an absolute path.
-
-    Raises:
-        InvalidRootError: it can be no path.
-    """
-    try:
-        path = os.fspath(value)  # type: ignore[call-overload]  # whatever else it is, the check names it
-    except TypeError:
-        path = None
-    if not isinstance(path, str):
-        raise InvalidRootError(root_dir=value, reason="it is no path of type str")
-    if not path:
-        raise InvalidRootError(root_dir=value, reason="it is empty")
-    if "\0" in path:
-        raise InvalidRootError(root_dir=value, reason="it holds a NUL")
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise InvalidRootError(root_dir=value, reason="it is not UTF-8, so no state file could name it") from None
-    return os.path.abspath(path)
-
-
-def _read(place: _Place, type_: type[T], context: object) -> T:
+def _read(place: Place, type_: type[T], context: object) -> T:
     try:
         data = _atomic.read(place.state, MAX_BYTES)
     except FileNotFoundError:

@@ -29,8 +29,8 @@ PACKAGE = ROOT / "statefile"
 # Earlier bands know nothing of later ones. A name stands for a module or for a whole subpackage.
 BANDS = {
     "rules": ("errors", "_ids", "_lifecycle"),
-    "system": ("_lock", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record"),
-    "objects": ("_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_container_state", "_driving", "_container"),
+    "system": ("_lock", "_claim", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record"),
+    "objects": ("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_container_state", "_driving", "_container"),
     "faces": ("aio", "process_runtime", "testing", "pytest_plugin", "interop", "__main__"),
     "front door": ("__init__",),
 }
@@ -226,10 +226,10 @@ SOUND = {
     "__init__.py": "from statefile._state_file import StateFile\nfrom statefile import aio\n",
     "errors.py": "import os\nos.replace_me = 1\n",
     "_turn.py": "import fcntl\n",
-    "_lock.py": "import portalocker.utils\nfrom statefile.errors import X\n",
+    "_claim.py": "import portalocker.utils\nfrom statefile.errors import X\n",
     "_atomic.py": "import os as system\nsystem.replace(1, 2)\n",
     "_record.py": "import orjson, pydantic\n",
-    "_state_file.py": "from . import _lock\nfrom ._record import dump\n'a'.replace('a', 'b')\n",
+    "_state_file.py": "from . import _claim\nfrom ._record import dump\n'a'.replace('a', 'b')\n",
     "runtime.py": (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from statefile._container import Container\n"
     ),
@@ -242,9 +242,9 @@ SOUND = {
 BROKEN = [
     ("bands", "_extra.py", "", "_extra.py (_extra) stands in no row of BANDS"),
     ("bands", "extra/__init__.py", "", "__init__.py (extra) stands in no row"),
-    ("bands", "errors.py", "from statefile._lock import lock\n", "errors.py:1 imports statefile._lock, which is in a"),
-    ("bands", "errors.py", "import statefile._lock\n", "errors.py:1 imports statefile._lock"),
-    ("bands", "errors.py", "from . import _lock as x\n", "errors.py:1 imports statefile._lock"),
+    ("bands", "errors.py", "from statefile._claim import lock\n", "errors.py:1 imports statefile._claim, which is in a"),
+    ("bands", "errors.py", "import statefile._claim\n", "errors.py:1 imports statefile._claim"),
+    ("bands", "errors.py", "from . import _claim as x\n", "errors.py:1 imports statefile._claim"),
     ("bands", "errors.py", "def f():\n    from .aio import x\n", "errors.py:2 imports statefile.aio"),
     ("bands", "aio.py", "from statefile import StateFile\n", "aio.py:1 imports statefile, which is in a later band"),
     ("bands", "aio.py", "import statefile\n", "aio.py:1 imports statefile, which is in a later band"),
@@ -252,7 +252,7 @@ BROKEN = [
     ("cycles", "runtime.py", "from statefile._container import C\n", "import cycle: "),
     ("cycles", "runtime.py", "def f():\n    import statefile._container\n", "import cycle: "),
     ("cycles", "process_runtime/_monitor.py", "from statefile.process_runtime import run\n", "import cycle: "),
-    ("owners", "aio.py", "import portalocker\n", "aio.py:1 uses portalocker: only _lock.py may"),
+    ("owners", "aio.py", "import portalocker\n", "aio.py:1 uses portalocker: only _claim.py may"),
     ("owners", "aio.py", "def f():\n    from orjson import loads\n", "aio.py:2 uses orjson.loads: only _record.py may"),
     ("owners", "aio.py", "import requests\n", "aio.py:1 uses requests, which is no dependency"),
     ("owners", "_lock.py", "import os\nos.replace(1, 2)\n", "_lock.py:2 uses os.replace: only _atomic.py may"),

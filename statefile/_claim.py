@@ -1,0 +1,232 @@
+"""One open lock file, and the `flock(2)` on it.
+
+A forked child shares the open file: it must neither release the parent's lock nor keep it alive, so it closes its copies and
+forgets them. Nothing is ever written to a lock file. Only this file calls portalocker, with `flock` pinned: its default is a
+global that any program may change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+from statefile import _atomic, _turn
+from statefile.errors import LockUnsupportedError, StateFileError
+
+if TYPE_CHECKING:
+    from portalocker.portalocker import FlockLocker
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_MAKE = _OPEN | os.O_CREAT | os.O_EXCL
+_TRIES = 3
+"""How often an open is tried that met a file which was just going (ENOENT beside O_CREAT, ESTALE)."""
+
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL})
+
+
+class Claim:
+    """An open lock file, and perhaps the lock on it. Losing the last reference closes it, which frees the lock."""
+
+    __slots__ = ("__weakref__", "_made", "_marked", "_opened", "_owned", "_process", "key", "path")
+
+    def __init__(self, path: str, *, create: bool) -> None:
+        self.path = path
+        self._owned = False
+        self._marked = False
+        self._process = _this_process
+        self._opened: list[int] = []
+        with _fork_gate:
+            self._made = _open_lock_file(self._opened, path, create=create)
+            _open_files.update(self._opened)
+        found = os.fstat(self._opened[0])
+        _atomic.check_regular(found, path)
+        self.key = (found.st_dev, found.st_ino)
+        if self._made:
+            os.fchmod(self._opened[0], _atomic.FILE_MODE)  # whatever the umask took away
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is open in this process: it is not after `close`, nor in a forked child."""
+        return bool(self._opened) and self._process is _this_process
+
+    def try_lock(self) -> bool:
+        """Whether the lock was free and now is ours. Waiters go first, for which it may take some milliseconds."""
+        fd = self._opened[0]
+        polite = _turn.let_waiters_go_first(fd, self.key)
+        locked = _flock(fd, self.path, wait=False)
+        if locked and not polite:
+            _turn.distrust(self.key)
+        return locked
+
+    def lock(self) -> None:
+        """Block until it is our turn and the lock is ours."""
+        fd = self._opened[0]
+        self._marked = _turn.show_waiting(fd, self.key)
+        _flock(fd, self.path, wait=True)
+        if self._marked:
+            _turn.show_holding(fd)
+
+    def is_current(self) -> bool:
+        """Whether `path` still names this file."""
+        try:
+            named = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _atomic.system_error(error, "look at", self.path) from error
+        return (named.st_dev, named.st_ino) == self.key
+
+    def own(self, owner: object) -> None:
+        """Note that `owner` holds the lock from now on."""
+        self._owned = True
+        _owners[self.key] = owner
+
+    def is_owned_by(self, owner: object) -> bool:
+        """Whether the lock is held, and `owner` took it."""
+        return self._owned and self.valid and _owners.get(self.key) == owner
+
+    def abandon(self) -> None:
+        """Close, and remove the file if this claim made it and nobody else uses it."""
+        with contextlib.suppress(StateFileError):
+            if self._made and self.valid and self._unused() and self.is_current():
+                _atomic.remove(self.path)
+        self.close()
+
+    def _unused(self) -> bool:
+        try:
+            return self.try_lock()
+        except LockUnsupportedError:
+            return True  # then nobody can be using it
+
+    def close(self) -> None:
+        """Release and close. What was done already is not done again, and a forked child does nothing."""
+        if not self._opened or self._process is not _this_process:
+            return
+        fd = self._opened[0]
+        if self._owned:
+            self._owned = False
+            _owners.pop(self.key, None)
+        try:
+            if self._marked:
+                _turn.hide(fd)
+            _unlock(fd)
+        finally:
+            with _fork_gate, contextlib.suppress(IndexError, OSError):  # FUSE and NFS report old errors on closing
+                _open_files.discard(self._opened.pop())
+                os.close(fd)
+
+    def __del__(self) -> None:
+        dropped = self._owned and self.valid
+        self.close()
+        if dropped and not sys.is_finalizing():
+            warnings.warn(f"{self.path} was still locked when its last reference went", ResourceWarning, stacklevel=2)
+
+
+def _open_lock_file(opened: list[int], path: str, *, create: bool) -> bool:
+    """Add its descriptor to `opened`; whether this call made the file.
+
+    It is made only if it is not there: in a sticky directory O_CREAT is refused for another's file.
+    """
+    error = OSError()
+    for _ in range(_TRIES):
+        try:
+            opened += map(os.open, (path,), (_OPEN,))
+            return False
+        except OSError as failed:
+            error = failed
+        if create and error.errno == errno.ENOENT:
+            try:
+                opened += map(os.open, (path,), (_MAKE,), (_atomic.FILE_MODE,))
+                return True
+            except OSError as failed:
+                error = failed
+        if error.errno not in ({errno.ENOENT, errno.EEXIST, errno.ESTALE} if create else {errno.ESTALE}):
+            break
+    if error.errno == errno.ENOENT:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+    raise _atomic.system_error(error, "open lock file", path) from error
+
+
+def owner_of(key: tuple[int, int]) -> object:
+    """Who in this process holds the file `key`: what was given to `Claim.own`, or `None`."""
+    return _owners.get(key)
+
+
+# -- the primitive -----------------------------------------------------------------------------------------------------
+
+
+class _Primitive:
+    """portalocker's `flock`, loaded when the first lock is taken: importing it costs more than many locks."""
+
+    def __init__(self) -> None:
+        import portalocker  # noqa: PLC0415  # see above
+        from portalocker.portalocker import FlockLocker  # noqa: PLC0415
+
+        self.locker: FlockLocker = FlockLocker()
+        self.exclusive = portalocker.LOCK_EX
+        self.exclusive_at_once = portalocker.LOCK_EX | portalocker.LOCK_NB
+        self.taken = portalocker.AlreadyLocked
+        self.failed = portalocker.LockException
+
+
+def _primitive() -> _Primitive:
+    global _loaded  # noqa: PLW0603  # filled once
+    if _loaded is None:
+        _loaded = _Primitive()
+    return _loaded
+
+
+_loaded: _Primitive | None = None
+
+
+def _flock(fd: int, path: str, *, wait: bool) -> bool:
+    """Lock `fd`; false if another holds it and `wait` is false."""
+    use = _primitive()
+    try:
+        use.locker.lock(fd, use.exclusive if wait else use.exclusive_at_once)
+    except use.taken:
+        return False
+    except use.failed as error:
+        cause = error.__cause__
+        code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+        if code in _UNSUPPORTED:
+            raise LockUnsupportedError(path=path, errno=code) from error
+        raise _atomic.system_error(OSError(code, os.strerror(code)), "lock", path) from error
+    return True
+
+
+def _unlock(fd: int) -> None:
+    """Release explicitly: a child between fork and exec may still share the open file."""
+    use = _primitive()
+    try:  # noqa: SIM105  # a context manager costs more than the system call, and everybody waits for this one
+        use.locker.unlock(fd)
+    except use.failed:
+        pass  # closing, which comes next, releases too
+
+
+# -- forks -------------------------------------------------------------------------------------------------------------
+
+
+def _forget_in_child() -> None:
+    """After a fork, in the child: the parent's locks are the parent's. Closing a copy releases nothing."""
+    global _this_process  # noqa: PLW0603  # the child is another process
+    for fd in _open_files:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _open_files.clear()
+    _owners.clear()
+    _this_process = object()
+    _fork_gate.release()
+
+
+_this_process = object()
+_fork_gate = threading.RLock()
+"""Held while a lock file is opened or closed, so that no fork comes between the system call and the note of it."""
+_open_files: set[int] = set()
+_owners: dict[tuple[int, int], object] = {}
+os.register_at_fork(before=_fork_gate.acquire, after_in_parent=_fork_gate.release, after_in_child=_forget_in_child)
