@@ -66,8 +66,7 @@ class Blocked:
         return self.enter().wait(self.left) if self.left else None
 
     def enter(self) -> Room[Claim]:
-        """Where to wait if this thread must not be blocked for good; a helper thread there has a claim of its own."""
-        self._claim.close()
+        """Where to wait if this thread must not be blocked for good."""
         return _room(self._claim.path)
 
 
@@ -161,9 +160,12 @@ def _wait(claim: Claim, owner: Owner, deadline: Deadline) -> Steps[Claim]:
     if owner.waits_for_itself(owner_of(claim.key)):
         raise DeadlockError(path=claim.path)
     path, key = claim.path, claim.key
+    left = deadline.left()
+    if left is not None or owner.task is not None:
+        claim.close()  # the wait is a helper thread's, which has a claim of its own
     reminded = _reminder.watch(lambda: _say_who(path, key))
     try:
-        granted = yield Blocked(claim, deadline.left())
+        granted = yield Blocked(claim, left)
     finally:
         reminded.over = True
     if granted is None:
@@ -175,13 +177,17 @@ def _room(path: str) -> Room[Claim]:
     """Where this process waits for the lock file at `path`; the room goes when nobody is in it."""
     room = _rooms.get(path)
     if room is None:
-        room = _rooms.setdefault(path, Room(lambda: _take(path), Claim.close))
+        room = _rooms.setdefault(path, Room(lambda wait: _take(path, wait=wait), Claim.close))
     return room
 
 
-def _take(path: str) -> Claim:
+def _take(path: str, *, wait: bool) -> Claim | None:
     claim = Claim(path, create=False)
-    claim.lock()
+    if wait:
+        claim.lock()
+    elif not claim.try_lock():
+        claim.close()
+        return None
     return claim
 
 

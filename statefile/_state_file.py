@@ -284,6 +284,11 @@ class StateFile(BaseModel):
         return hash((self.root_dir, self.id))
 
 
+def place_of(state_file: StateFile) -> Place:
+    """The place that `state_file` stands for, with its lock: for those who wait in another way than `StateFile` does."""
+    return state_file._place  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # this file's own
+
+
 def _read(place: Place, type_: type[T], context: object) -> T:
     try:
         data = _atomic.read(place.state, MAX_BYTES)

@@ -2,7 +2,8 @@
 
 A thread that is blocked in `flock(2)` cannot be called back: neither a deadline nor a cancelled task ends the call. So one
 helper thread per contended thing blocks in the kernel, where it keeps its place in the queue and uses no CPU, and hands what
-it gets to whoever has waited longest and still wants it; if nobody does, it lets go at once.
+it gets to whoever has waited longest and still wants it; if nobody does, it lets go at once. There are `HELPERS` such threads
+at the most; what is contended beyond that is tried every `ROUND` seconds by one more thread, until one of them is free.
 
 Nothing here takes a mutex, so an exception out of a signal handler, at any point, leaves nothing locked: who gets a thing is
 decided by single calls that are atomic under the interpreter lock, and each waiter leaves through one `finally`.
@@ -12,15 +13,21 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+HELPERS = 32
+"""Threads of a process that block, each for one contended thing."""
+ROUND = 0.005
+"""Seconds between two tries for each thing that has no such thread."""
 
 
 class Deadline:
@@ -96,8 +103,8 @@ class Ticket(Generic[T]):
 class Room(Generic[T]):
     """Where the waiters of this process wait for one thing, first come, first served."""
 
-    def __init__(self, take: Callable[[], T], drop: Callable[[T], object]) -> None:
-        """`take` blocks until it has the thing; `drop` gives back what nobody wants any more."""
+    def __init__(self, take: Callable[[bool], T | None], drop: Callable[[T], object]) -> None:
+        """`take(True)` blocks until it has the thing, `take(False)` may come back with `None`; `drop` gives it back."""
         self._take = take
         self._drop = drop
         self._queue: deque[Ticket[T]] = deque()
@@ -112,7 +119,7 @@ class Room(Generic[T]):
     def serve(self) -> None:
         """See to it that a helper thread is at work."""
         if not self._serving.locked():
-            _thread.start_new_thread(self._serve, ())
+            _thread.start_new_thread(self._help, ())
 
     def leave(self, ticket: Ticket[T]) -> None:
         """Give the place up; what was granted and not collected is given back."""
@@ -139,18 +146,46 @@ class Room(Generic[T]):
         finally:
             self.leave(ticket)
 
+    def _help(self) -> None:
+        """Serve whoever waits here, in this thread if it is one of the few, and by the rounds otherwise."""
+        try:
+            place = _places.pop()
+        except IndexError:
+            _rounds.include(self)
+            return
+        try:
+            self._serve()
+        finally:
+            _places.append(place)
+
     def _serve(self) -> None:
         # Look again after letting go: a waiter that came in between saw us at work and started nobody.
         while self._queue and self._serving.acquire(blocking=False):
             try:
                 while self._queue:
-                    self._serve_one()
+                    self._serve_one(wait=True)
             finally:
                 self._serving.release()
 
-    def _serve_one(self) -> None:
+    def try_to_serve(self) -> bool:
+        """Without blocking; whether this room needs no more tries, since nobody waits or a thread of its own can."""
+        if not self._queue:
+            return True
+        if _places:
+            self.serve()
+            return True
+        if self._serving.acquire(blocking=False):
+            try:
+                self._serve_one(wait=False)
+            finally:
+                self._serving.release()
+        return False
+
+    def _serve_one(self, *, wait: bool) -> None:
         try:
-            outcome = Outcome[T](self._take())
+            outcome = Outcome[T](self._take(wait))
+            if outcome.value is None:
+                return
         except BaseException as error:  # noqa: BLE001  # it is raised again, in the thread that waits
             outcome = Outcome[T](None, error)
         while self._queue:
@@ -159,6 +194,31 @@ class Room(Generic[T]):
                     return
         if outcome.value is not None:
             self._drop(outcome.value)
+
+
+class Rounds:
+    """One thread that goes round the rooms without a thread of their own, while there are any."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, Room[Any]] = {}
+        self._running = _thread.allocate_lock()
+
+    def include(self, room: Room[Any]) -> None:
+        """Try for `room` until somebody else can, or nobody waits in it."""
+        self._rooms[id(room)] = room
+        if not self._running.locked():
+            _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        while self._rooms and self._running.acquire(blocking=False):
+            try:
+                while self._rooms:
+                    for key, room in list(self._rooms.items()):
+                        if room.try_to_serve():
+                            self._rooms.pop(key, None)
+                    time.sleep(ROUND)
+            finally:
+                self._running.release()
 
 
 class Wait:
@@ -202,3 +262,15 @@ class Reminder:
                         wait.remind()
             finally:
                 self._running.release()
+
+
+def _forget_in_child() -> None:
+    """After a fork, in the child: these threads are the parent's."""
+    global _rounds  # noqa: PLW0603  # the child has its own
+    _places[:] = range(HELPERS)
+    _rounds = Rounds()
+
+
+_places = list(range(HELPERS))
+_rounds = Rounds()
+os.register_at_fork(after_in_child=_forget_in_child)
