@@ -4,7 +4,7 @@ from statefile._container import Container
 from statefile._holder import LockHolder
 from statefile._ids import FullID
 from statefile._lifecycle import LIFECYCLE, Action, Status
-from statefile._process import ProcessRef
+from statefile._process import Presence, ProcessRef
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile.errors import (
@@ -12,6 +12,7 @@ from statefile.errors import (
     AmbiguousIDError,
     CorruptStateError,
     DeadlockError,
+    DestroyError,
     HookError,
     InvalidIDError,
     InvalidRootError,
@@ -44,6 +45,7 @@ __all__ = [
     "CorruptStateError",
     "Created",
     "DeadlockError",
+    "DestroyError",
     "Durability",
     "ExitStatus",
     "FullID",
@@ -57,6 +59,7 @@ __all__ = [
     "LockUnsupportedError",
     "NotFoundError",
     "NotLockedError",
+    "Presence",
     "ProcessRef",
     "ProcessRuntime",
     "Runtime",

@@ -5,7 +5,8 @@ flushed as asked, renamed over the old one. A reader sees the old bytes or the n
 the old file stays as it was and the temporary one goes.
 
 A descriptor is opened as `[*map(os.open, …)]`: an exception out of a signal handler can come between a call and the
-assignment of its result, but not inside this expression, so the descriptor is never lost.
+assignment of its result, but not inside this expression, so the descriptor is never lost. For the same reason it is closed
+by one call, `os.close(opened[0])`, with no other before it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> 
             if durable:
                 _flush(opened[0])
         finally:
-            os.close(opened.pop())  # before the rename: some file systems report only now what they could not write
+            os.close(opened[0])  # before the rename: some file systems report only now what they could not write
         os.rename(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -124,7 +125,7 @@ def read(path: str, limit: int) -> bytes:
                 data += more
             return data
         finally:
-            os.close(opened.pop())
+            os.close(opened[0])
     except FileNotFoundError:
         raise
     except StateFileError:
@@ -160,7 +161,7 @@ def flush_directory(path: str, *, applied: bool = False) -> None:
         try:
             _flush(opened[0])
         finally:
-            os.close(opened.pop())
+            os.close(opened[0])
     except OSError as error:
         raise system_error(error, "flush directory", path, applied=applied) from error
 

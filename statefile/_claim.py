@@ -43,11 +43,17 @@ class Claim:
         with _fork_gate:
             self._made = _open_lock_file(self._opened, path, create=create)
             _open_files.update(self._opened)
-        found = os.fstat(self._opened[0])
-        _atomic.check_regular(found, path)
-        self.key = (found.st_dev, found.st_ino)
-        if self._made:
-            os.fchmod(self._opened[0], _atomic.FILE_MODE)  # whatever the umask took away
+        try:
+            found = os.fstat(self._opened[0])
+            _atomic.check_regular(found, path)
+            self.key = (found.st_dev, found.st_ino)
+            if self._made:
+                os.fchmod(self._opened[0], _atomic.FILE_MODE)  # whatever the umask took away
+        except BaseException as error:
+            self.close()  # not left to the last reference: whoever keeps the error keeps this frame
+            if isinstance(error, OSError) and not isinstance(error, StateFileError):
+                raise _atomic.system_error(error, "look at", path) from error
+            raise
 
     @property
     def valid(self) -> bool:
@@ -117,10 +123,12 @@ class Claim:
             _unlock(fd)
         finally:
             with _fork_gate, contextlib.suppress(IndexError, OSError):  # FUSE and NFS report old errors on closing
-                _open_files.discard(self._opened.pop())
-                os.close(fd)
+                _open_files.discard(fd)
+                any(map(os.close, iter(self._opened.pop, None)))  # taken out and closed in one step: no signal between
 
     def __del__(self) -> None:
+        if not getattr(self, "_opened", None):
+            return  # interrupted before it was opened, or closed
         dropped = self._owned and self.valid
         self.close()
         if dropped and not sys.is_finalizing():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal as _signal
 from typing import TYPE_CHECKING, Any, Self
 
-from statefile import _atomic
+from statefile import _atomic, _log
 from statefile._container_state import ContainerState, Pending, now, user_name
 from statefile._driving import Drivable, noting
 from statefile._ids import FullID
@@ -19,6 +18,7 @@ from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile.errors import (
     CorruptStateError,
+    DestroyError,
     NotFoundError,
     StateFileError,
     StillRunningError,
@@ -29,8 +29,6 @@ from statefile.runtime import ExitStatus, Runtime, Sandbox, missing_methods
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
-
-logger = logging.getLogger("statefile")
 
 HELPER_GRACE = 5.0
 """Seconds that a helper process has to end once it was killed."""
@@ -80,7 +78,6 @@ class Container(Drivable):
             Exception: whatever the runtime raised; clean-up that failed too is in its notes.
         """
         check_runtime(runtime)
-        spec = dict(spec or {})
         full_id = id if isinstance(id, FullID) else FullID(sandbox_joined(spec) or id, id)
         saver = StateFile(root_dir=root_dir, id=full_id, durability=durability)
         container = build(
@@ -234,13 +231,13 @@ class Container(Drivable):
         return State(
             oci_version=str(self.spec.get("ociVersion") or OCI_VERSION),
             id=self.id,
-            status=self.status.value,
+            status=str(self.status),
             pid=process.pid if process is not None and self.status is not Status.STOPPED else 0,
             bundle=self.bundle_dir,
             annotations=self.annotations,
         )
 
-    def recover(self, *, timeout: float | None = None) -> Status:
+    def recover(self, *, timeout: float | None = None) -> Status | str:
         """Mend under the lock what a dead actor left, and return the status that is true now.
 
         An interrupted creation stays `creating`: it can only be destroyed.
@@ -270,7 +267,7 @@ class Container(Drivable):
         also when it has become unreadable: then what this object knows of it must do.
 
         Raises:
-            ExceptionGroup: what failed; with a `StillRunningError` in it if the record was kept.
+            DestroyError: what failed, an `ExceptionGroup`; with a `StillRunningError` in it if the record was kept.
             LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `StateFile.lock`.
         """
         try:
@@ -282,18 +279,26 @@ class Container(Drivable):
                         raise
                 self._destroy_locked(force=force)
         except NotFoundError:
-            return
+            self.status = Status.STOPPED
+            self.pending = None
 
     # -- creation and destruction --------------------------------------------------------------------------------------
 
     def _create(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None, timeout: float | None) -> Self:
         self._runtime = runtime
         with self.saver.hold_for_new(timeout=timeout):
-            self._save_locked()
+            try:
+                self._save_locked()
+            except BaseException as error:
+                with noting(error):
+                    self.saver.destroy()  # a save that failed in its last step is in place
+                raise
             try:
                 self._create_locked(runtime, pid_file)
             except BaseException as error:
-                self._undo_creation_locked(runtime, error)
+                # The record is ours and we hold its lock: nothing of another container is touched.
+                with noting(error):
+                    self._destroy_locked(force=False)
                 raise
         return self
 
@@ -302,7 +307,7 @@ class Container(Drivable):
         self.init = created.init
         self.helpers = dict(created.helpers)
         self.sandbox = created.sandbox or self._sandbox_of(created.init)
-        self._settle_locked(LIFECYCLE[self.status][Action.CREATE])
+        self._settle_locked(LIFECYCLE[Status.CREATING][Action.CREATE])
         if pid_file is not None:
             _atomic.replace(os.path.abspath(pid_file), str(created.init.pid).encode(), durable=False, mode=_PID_FILE_MODE)
 
@@ -315,39 +320,45 @@ class Container(Drivable):
             return StateDir(self.saver.root_dir).state_file(full_id.sandbox_id).load(ContainerState).sandbox
         return None
 
-    def _undo_creation_locked(self, runtime: Runtime, error: BaseException) -> None:
-        """The record is ours and we hold its lock: nothing of another container is touched. `error` stays the cause."""
-        with noting(error):
-            runtime.destroy(self)
-            self.saver.destroy()
-
     def _destroy_locked(self, *, force: bool) -> None:
         errors: list[Exception] = []
-        with _collecting(errors, only=StateFileError):  # a full disk must not keep a container alive
+        try:
             self._intend_locked(Action.DESTROY)
+        except StateFileError as error:  # a full disk must not keep a container alive
+            _log.warning("%s: destroying it without having noted that: %s", self.id, error)
         if self._runtime is not None:
             with _collecting(errors):
                 self._runtime.destroy(self)
-        unproved = bool(errors) or self._runtime is None
-        with _collecting(errors):
-            self._end_helpers()
-        presence = self._presence()
-        if (presence is Presence.ALIVE or (presence is Presence.UNKNOWN and unproved)) and not force:
-            process = self.process
-            errors.append(StillRunningError(id=self.id, pids=[process.pid] if process else []))
+        proved = self._runtime is not None and not errors
+        self._end_helpers(errors)
+        told = ExceptionGroup("", errors).subgroup(StillRunningError) if errors else None
+        left = self._left(proved=proved)
+        forgotten = self.status is Status.CREATING and not proved
+        if (told or left or forgotten) and not force:
+            if not told:
+                reason = "or may be: its creation was interrupted, and only its runtime can tell" if forgotten else ""
+                errors.append(StillRunningError(id=self.id, pids=[ref.pid for ref in left], reason=reason))
             with _collecting(errors):
                 self._settle_locked(self._probe())
         else:
             with _collecting(errors):
                 self.saver.destroy()
-            self.status = Status.STOPPED
-            self.pending = None
-        _raise_group(f"destroying container {self.id!r}", errors)
+                self.status = Status.STOPPED
+                self.pending = None
+        if errors:
+            raise DestroyError(f"destroying container {self.id!r}", errors, id=self.id)
 
-    def _end_helpers(self) -> None:
+    def _end_helpers(self, errors: list[Exception]) -> None:
         for name, helper in self.helpers.items():
-            if helper.send_signal(_signal.SIGKILL) is Presence.ALIVE and helper.wait(HELPER_GRACE) is Presence.ALIVE:
-                raise StillRunningError(id=self.id, pids=[helper.pid], reason=f"helper {name}")
+            with _collecting(errors):
+                if helper.send_signal(_signal.SIGKILL) is Presence.ALIVE and helper.wait(HELPER_GRACE) is Presence.ALIVE:
+                    raise StillRunningError(id=self.id, pids=[helper.pid], reason=f"helper {name}")
+
+    def _left(self, *, proved: bool) -> list[ProcessRef]:
+        """Its processes that still run or, unless it is `proved` that all have ended, may."""
+        may = {Presence.ALIVE} if proved else {Presence.ALIVE, Presence.UNKNOWN}
+        known = (self.process, *self.helpers.values())
+        return [ref for ref in known if ref is not None and ref.presence() in may]
 
 
 _PID_FILE_MODE = 0o644
@@ -365,13 +376,8 @@ def check_runtime(runtime: object) -> None:
 
 
 @contextlib.contextmanager
-def _collecting(errors: list[Exception], *, only: type[Exception] = Exception) -> Generator[None]:
+def _collecting(errors: list[Exception]) -> Generator[None]:
     try:
         yield
-    except only as error:
+    except Exception as error:  # noqa: BLE001  # raised at the end, with the others
         errors.append(error)
-
-
-def _raise_group(what: str, errors: list[Exception]) -> None:
-    if errors:
-        raise ExceptionGroup(what, errors)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -25,12 +26,15 @@ from pydantic import (
 from statefile._ids import validate_id
 from statefile._lifecycle import Action, Status
 from statefile._process import ProcessRef
-from statefile._record import JSONObject, Record
+from statefile._record import JSONObject, Record, Revisioned
 from statefile._state_file import StateFile
+from statefile.errors import UnsupportedVersionError
 from statefile.oci import annotations_of
-from statefile.runtime import ExitStatus, Sandbox
+from statefile.runtime import ExitStatus, Sandbox  # noqa: TC001  # pydantic reads the annotations
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import ModelWrapValidatorHandler
 
 SCHEMA_VERSION = 1
@@ -48,6 +52,10 @@ def _check_timestamp(value: str) -> str:
 def _empty_for_null(value: object) -> object:
     return {} if value is None else value
 
+
+E = TypeVar("E", bound=StrEnum)
+KnownOr = Annotated[E | str, Field(union_mode="left_to_right")]
+"""A word of ours, or one of a later version's, which is kept."""
 
 Timestamp = Annotated[str, AfterValidator(_check_timestamp)]
 """An RFC 3339 time as text: every digit is kept, runsc's nanoseconds included. For people only: order is `revision`."""
@@ -68,12 +76,12 @@ class Pending(Record):
         since: when, for people to read.
     """
 
-    action: Action
+    action: KnownOr[Action]
     actor: ProcessRef
     since: Timestamp = ""
 
 
-class ContainerState(Record):
+class ContainerState(Revisioned):
     """The record of a container.
 
     Attributes:
@@ -101,16 +109,15 @@ class ContainerState(Record):
     created_at: Timestamp = ""
     owner: str = ""
     console_socket: str = ""
-    status: Status
+    status: KnownOr[Status]
     sandbox: Sandbox | None = None
     init: ProcessRef | None = None
     helpers: Annotated[dict[str, ProcessRef], BeforeValidator(_empty_for_null)] = Field(default_factory=dict)
     exit_status: ExitStatus | None = None
     pending: Pending | None = None
-    paused_from: Status | None = None
+    paused_from: KnownOr[Status] | None = None
     saver: StateFile
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
-    revision: int = Field(default=0, strict=True, ge=0)
     _saver_as_found: Any = PrivateAttr(default=None)
 
     @property
@@ -126,6 +133,14 @@ class ContainerState(Record):
         if self.sandbox is not None and self.sandbox.pid > 0:
             return ProcessRef(pid=self.sandbox.pid)
         return None
+
+    def __repr_args__(self) -> Iterable[tuple[str, Any]]:
+        """Short: a spec has hundreds of lines."""
+        yield "id", str(self.saver.id)
+        yield "status", str(self.status)
+        yield "revision", self.revision
+        if self.init is not None:
+            yield "pid", self.init.pid
 
     # -- in and out ----------------------------------------------------------------------------------------------------
 
@@ -172,13 +187,17 @@ class ContainerState(Record):
         self._saver_as_found = other._saver_as_found
 
     def _save_locked(self) -> None:
-        """Save this object as the next revision; on a failure the file and the revision are as before."""
-        self.revision += 1
-        try:
-            self.saver.save_locked(self)
-        except BaseException:
-            self.revision -= 1
-            raise
+        """Save this object as the next revision; on a failure the file and the revision are as before.
+
+        Raises:
+            UnsupportedVersionError: the record is of a newer major version; nothing was changed.
+            Otherwise as `StateFile.save_locked`.
+        """
+        if self.schema_version > SCHEMA_VERSION:
+            raise UnsupportedVersionError(
+                path=str(self.saver.state_path), version=self.schema_version, supported=SCHEMA_VERSION
+            )
+        self.saver.save_locked(self)
 
 
 def user_name() -> str:

@@ -7,18 +7,17 @@ judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock.
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import PrivateAttr
 
+from statefile import _log
 from statefile._container_state import ContainerState, Pending, now
-from statefile._lifecycle import LIFECYCLE, Action, Status, allowed_actions
+from statefile._lifecycle import Action, Status, allowed_actions, row_of
 from statefile._process import Presence, ProcessRef
 from statefile.errors import (
     InvalidTransitionError,
-    LockTimeoutError,
-    NotFoundError,
+    StateFileError,
     UnsupportedActionError,
     WaitTimeoutError,
 )
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
     from statefile._container import Container
     from statefile._state_file import StateFile
-
-logger = logging.getLogger("statefile")
 
 _RECORD_EXIT_WITHIN = 1.0
 """Seconds that `wait` waits for the lock to write down an exit status that it knows already."""
@@ -68,7 +65,6 @@ class Drivable(ContainerState):
             self._judge(action)
             act = self._method(action)
             after = self._after(action)
-            before = self.status
             self._intend_locked(action)
             try:
                 act(self, *arguments)
@@ -76,7 +72,6 @@ class Drivable(ContainerState):
                 with noting(error):
                     self._settle_locked(self._probe())
                 raise
-            self.paused_from = before if action is Action.PAUSE and before is not Status.PAUSED else self.paused_from
             self._settle_locked(after)
 
     def _ask(self, action: Action, *arguments: Any) -> Any:  # noqa: ANN401  # the runtime's
@@ -87,55 +82,79 @@ class Drivable(ContainerState):
 
     @contextlib.contextmanager
     def _locked(self, timeout: float | None) -> Generator[None]:
-        """Hold the lock, on a record that was read under it and says what is true."""
+        """Hold the lock, on a record that was read under it and says what is true. On a failure the object shows the file."""
         with self.saver.hold(timeout=timeout):
             self._reload()
-            self._mend_locked()
-            yield
+            try:
+                self._mend_locked()
+                yield
+            except BaseException:
+                with contextlib.suppress(StateFileError):
+                    self._reload()
+                raise
 
     def _mend_locked(self) -> None:
-        """Make the record true. A `pending` found under the lock was left by a dead actor: whoever acts holds the lock."""
+        """Make the record true. A `pending` found under the lock was left by a dead actor: whoever acts holds the lock.
+
+        Without a runtime to ask, it is left for one.
+        """
         if self.status is Status.CREATING:
             return
-        status: Status = self.status
+        status = self.status
         if self.pending is not None:
             if self._runtime is not None:
-                status = self._probe()
-            logger.warning("%s: %s by %s was interrupted; now %s", self.id, self.pending.action, self.pending.actor.pid, status)
+                status = self._finish_half_done(self._probe())
+            elif self._presence() is not Presence.GONE:
+                return
+            actor = self.pending.actor.pid
+            _log.warning("%s: %s by process %d was interrupted; now %s", self.id, self.pending.action, actor, status)
         if status in _RUNS and self._presence() is Presence.GONE:
             status = Status.STOPPED
         if status is not self.status or self.pending is not None:
             self._settle_locked(status)
 
+    def _finish_half_done(self, status: Status | str) -> Status | str:
+        """A pause or a resume that was interrupted may have reached some processes only: take all of them to `status`."""
+        finish_by = {Status.PAUSED: Action.PAUSE, Status.RUNNING: Action.RESUME, Status.CREATED: Action.RESUME}.get(
+            cast("Status", status)
+        )
+        if finish_by is None or self.pending is None or self.pending.action not in {Action.PAUSE, Action.RESUME}:
+            return status
+        self._method(finish_by)(self)
+        return self._probe()
+
     def _intend_locked(self, action: Action) -> None:
         self.pending = Pending(action=action, actor=ProcessRef.current(), since=now())
         self._save_locked()
 
-    def _settle_locked(self, status: Status) -> None:
+    def _settle_locked(self, status: Status | str) -> None:
         """Record that the container is in `status`, and that nobody is at work on it."""
         self.pending = None
-        self.status = status
         if status is not Status.PAUSED:
             self.paused_from = None
+        elif self.status is not Status.PAUSED:
+            self.paused_from = self.status
+        self.status = status
         if status is Status.STOPPED and self.exit_status is None:
             self.exit_status = self._known_exit()
         self._save_locked()
 
     def _judge(self, action: Action) -> None:
         """Refuse what the table does not allow."""
-        if action in LIFECYCLE[self.status]:
+        if action in row_of(self.status):
             return
-        interrupted = self.status is Status.CREATING
-        hint = "; unless its creation is still going on, it was interrupted" if interrupted else ""
+        hint = ""
+        if self.status is Status.CREATING:
+            hint = ": its creation was interrupted" if self.saver.locked else ": its creation is going on, or was interrupted"
         raise InvalidTransitionError(
             id=self.id, action=action, status=self.status, allowed=allowed_actions(self.status), hint=hint
         )
 
-    def _after(self, action: Action) -> Status:
+    def _after(self, action: Action) -> Status | str:
         """Where the table leads; a resumed container is again what it was before the pause."""
         if action is Action.RESUME and self.paused_from is not None:
             return self.paused_from
-        return LIFECYCLE[self.status][action]
+        return row_of(self.status)[action]
 
     # -- what is true --------------------------------------------------------------------------------------------------
 
@@ -146,10 +165,10 @@ class Drivable(ContainerState):
     def _check_process(self) -> None:
         """Show `stopped` if the process is gone; the file is not changed."""
         if self.status in _RUNS and self._presence() is Presence.GONE:
-            logger.info("%s: the record says %s, but its process %s is gone", self.id, self.status, self.process)
+            _log.info("%s: the record says %s, but its process %s is gone", self.id, self.status, self.process)
             self.status = Status.STOPPED
 
-    def _probe(self) -> Status:
+    def _probe(self) -> Status | str:
         if self._runtime is None or self.status is Status.CREATING:
             return self.status
         return Status(self._runtime.probe(cast("Container", self)))
@@ -177,7 +196,7 @@ class Drivable(ContainerState):
         try:
             return _as_exit_status(wait(self, 0.0))
         except Exception as error:  # noqa: BLE001  # how it ended is worth a line, not a failure
-            logger.info("%s: how its process ended is unknown: %s", self.id, error)
+            _log.info("%s: how its process ended is unknown: %s", self.id, error)
             return None
 
     def _record_exit(self, exit_status: ExitStatus | None) -> ExitStatus | None:
@@ -191,12 +210,14 @@ class Drivable(ContainerState):
                 self._become(current)
                 if self.exit_status is None:
                     self.exit_status = exit_status
-                if self.status is not Status.STOPPED or current.exit_status is None:
+                if self.status is not Status.STOPPED or self.exit_status != current.exit_status:
                     self._settle_locked(Status.STOPPED)
-        except (NotFoundError, LockTimeoutError):  # it is being, or was, destroyed: we know what we have seen
-            self.status = Status.STOPPED
-            return exit_status
-        return self.exit_status
+                return self.exit_status
+        except StateFileError as error:  # it is being, or was, destroyed, or may not be written: we know what we have seen
+            _log.info("%s: how it ended (%s) was not written down: %s", self.id, exit_status, error)
+        self.status = Status.STOPPED
+        self.exit_status = exit_status
+        return exit_status
 
     # -- the runtime ---------------------------------------------------------------------------------------------------
 
@@ -215,11 +236,13 @@ class Drivable(ContainerState):
 
 @contextlib.contextmanager
 def noting(error: BaseException) -> Generator[None]:
-    """Add a failure of the block to `error`, which stays the one that is raised."""
+    """Add a failure of the block to `error`, which stays the one that is raised; of a group, each one in it."""
     try:
         yield
     except Exception as another:  # noqa: BLE001  # it is not lost: it is in the note
-        error.add_note(f"then, cleaning up: {type(another).__name__}: {another}")
+        several = cast("tuple[Exception, ...]", getattr(another, "exceptions", (another,)))
+        for each in several:
+            error.add_note(f"then, cleaning up: {type(each).__name__}: {each}")
 
 
 def _as_exit_status(value: object) -> ExitStatus | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,6 +104,15 @@ LIFECYCLE: Mapping[Status, Mapping[Action, Status]] = MappingProxyType({
 """`LIFECYCLE[status][action]` is the status after `action`; an action that is absent is refused."""
 
 
-def allowed_actions(status: Status) -> tuple[Action, ...]:
+UNKNOWN: Mapping[Action, Status] = MappingProxyType({Action.DESTROY: Status.STOPPED})
+"""The row of a status that a later version wrote: the container can be looked at and destroyed."""
+
+
+def row_of(status: Status | str) -> Mapping[Action, Status]:
+    """What `status` allows, and where that leads."""
+    return LIFECYCLE.get(cast("Status", status), UNKNOWN)
+
+
+def allowed_actions(status: Status | str) -> tuple[Action, ...]:
     """The actions that a caller may ask for in `status`: the table's row without what merely happens."""
-    return tuple(action for action in LIFECYCLE[status] if action not in {Action.CREATE, Action.EXIT})
+    return tuple(action for action in row_of(status) if action not in {Action.CREATE, Action.EXIT})

@@ -10,13 +10,12 @@ event loop does it in its own way.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
-from statefile import _atomic
+from statefile import _atomic, _log
 from statefile._claim import Claim, owner_of
 from statefile._holder import holder_of_file
 from statefile._waiter import Deadline, Reminder, Room
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Steps: TypeAlias = "Generator[Blocked, Claim | None, T]"
 """What a verb does about a lock, stopping where somebody must wait for it."""
-
-logger = logging.getLogger("statefile")
 
 REMIND_AFTER = 1.0
 """Seconds of waiting after which one log line says for whom."""
@@ -75,7 +72,12 @@ def run(steps: Steps[T]) -> T:
     try:
         blocked = next(steps)
         while True:
-            blocked = steps.send(blocked.wait())
+            try:
+                granted = blocked.wait()
+            except BaseException as error:  # noqa: BLE001  # the steps clean up, and say what it means
+                blocked = steps.throw(error)
+            else:
+                blocked = steps.send(granted)
     except StopIteration as stop:
         return cast("T", stop.value)
 
@@ -123,6 +125,8 @@ class FileLock:
                     claim.own(owner)
                     self._claim = claim
                     return
+            except FileNotFoundError:
+                pass  # it was removed before the helper thread had opened it: stale too
             except BaseException:
                 if self._claim is claim:
                     self._claim = None
@@ -193,7 +197,7 @@ def _take(path: str, *, wait: bool) -> Claim | None:
 
 def _say_who(path: str, key: tuple[int, int]) -> None:
     holder = holder_of_file(key)
-    logger.info("waiting for %s, held by %s", path, holder or "a process that cannot be seen from here")
+    _log.info("waiting for %s, held by %s", path, holder or "a process that cannot be seen from here")
 
 
 def this_thread() -> Owner:

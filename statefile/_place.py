@@ -22,7 +22,7 @@ _ROOT_TRIES = 3
 class Place:
     """Where a container's files are, and this object's lock on them."""
 
-    __slots__ = ("destroyed", "durable", "fresh", "id", "lock", "root", "state")
+    __slots__ = ("destroyed", "durable", "fresh", "id", "lock", "revision", "root", "state")
 
     def __init__(self, root: str, full_id: FullID, *, durable: bool) -> None:
         stem = f"{root}/{file_stem(full_id)}"
@@ -33,6 +33,7 @@ class Place:
         self.lock = FileLock(stem + LOCK_SUFFIX)
         self.fresh = False  # under the lock: there has been no state yet
         self.destroyed = False  # under the lock: there is none any more
+        self.revision: int | None = None  # under the lock: that of the file, once it is known
 
     def exists(self) -> bool:
         """Whether there is a state file."""
@@ -63,7 +64,7 @@ class Place:
             except FileNotFoundError as error:  # the root was removed this very moment
                 if attempt == _ROOT_TRIES:
                     raise _atomic.system_error(error, "make lock file", self.lock.path) from error
-        self.fresh, self.destroyed = True, False
+        self.fresh, self.destroyed, self.revision = True, False, None
         try:
             if self.exists():
                 raise AlreadyExistsError(id=self.id, path=self.state)
@@ -100,17 +101,18 @@ class Place:
                 yield from self.lock.acquire(owner, deadline, create=True)
             except FileNotFoundError:
                 return False
-        self.fresh = self.destroyed = False
+        self.fresh, self.destroyed, self.revision = False, False, None
         return True
 
     @contextlib.contextmanager
     def released_at_the_end(self) -> Generator[None]:
         """Release the lock at the end of the block, if this thread has it: whatever came between taking it and the block."""
-        outside = self.lock.held_by(this_thread())
+        owner = this_thread()  # the block may be left by another
+        outside = self.lock.held_by(owner)
         try:
             yield
         finally:
-            if not outside and self.lock.held_by(this_thread()):
+            if not outside and self.lock.held_by(owner):
                 self.release()
 
     def release(self) -> None:
@@ -138,4 +140,7 @@ def absolute_root(value: object) -> str:
         path.encode()
     except UnicodeEncodeError:
         raise InvalidRootError(root_dir=value, reason="it is not UTF-8, so no state file could name it") from None
-    return os.path.abspath(path)
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise InvalidRootError(root_dir=value, reason="it is relative, and the working directory is gone") from None

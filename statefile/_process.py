@@ -30,6 +30,7 @@ PID_MAX = 2**22
 
 _NOT_THERE = frozenset({errno.ENOENT, errno.ESRCH})
 _PIDFD_GONE = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})  # EINVAL: no thread leader, so not our process
+_PIDFD_DENIED = frozenset({errno.ENOSYS, errno.EPERM, errno.EMFILE, errno.ENFILE})
 _DEAD_STATES = "ZXx"
 
 
@@ -100,8 +101,7 @@ class ProcessRef(Record):
         Raises:
             StateIOError: the process is alive, but may not be signalled (EPERM).
         """
-        with self._pidfd() as fd:
-            presence = self.presence()  # after opening: from here on `fd` cannot change hands
+        with self._held() as (fd, presence):
             if presence is not Presence.ALIVE:
                 return presence
             try:
@@ -114,7 +114,7 @@ class ProcessRef(Record):
             except OSError as error:
                 if fd is None or error.errno not in {errno.ENOSYS, errno.EPERM}:
                     raise self._refused(error) from error
-                self._kill_by_number(number)
+                return self._kill_by_number(number)
             return Presence.ALIVE
 
     def wait(self, timeout: float | None = None) -> Presence:
@@ -124,8 +124,8 @@ class ProcessRef(Record):
         up; `UNKNOWN` is returned at once. Sleeps in the kernel where it has pidfds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._pidfd() as fd:
-            presence = self.presence()
+        with self._held() as (fd, found):
+            presence = found
             while presence is Presence.ALIVE:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -138,28 +138,35 @@ class ProcessRef(Record):
             return presence
 
     @contextlib.contextmanager
-    def _pidfd(self) -> Generator[int | None]:
-        """A pidfd of whatever has this PID now; `None` where there is no such process, or no pidfds."""
-        fd = None
+    def _held(self) -> Generator[tuple[int | None, Presence]]:
+        """A pidfd of whatever has this PID, and whether that is this process: asked afterwards, when it cannot change hands.
+
+        `None` where there is no such process, or no pidfds.
+        """
+        fd, gone = None, False
         try:
             fd = os.pidfd_open(self.pid)
         except OSError as error:
-            if error.errno not in _PIDFD_GONE | {errno.ENOSYS, errno.EPERM, errno.EMFILE, errno.ENFILE}:
+            gone = error.errno in _PIDFD_GONE
+            if not gone and error.errno not in _PIDFD_DENIED:
                 raise self._refused(error) from error
         try:
-            yield fd
+            presence = self.presence()
+            # What has no pidfd, but can be seen, is a thread: signalled by its number, its whole process would be hit.
+            yield fd, Presence.GONE if gone and presence is Presence.ALIVE else presence
         finally:
             if fd is not None:
                 os.close(fd)
 
-    def _kill_by_number(self, number: int) -> None:
+    def _kill_by_number(self, number: int) -> Presence:
         """The way of kernels without pidfds: identity was checked a moment ago."""
         try:
             os.kill(self.pid, number)
         except ProcessLookupError:
-            return
+            return Presence.GONE
         except OSError as error:
             raise self._refused(error) from error
+        return Presence.ALIVE
 
     def _refused(self, error: OSError) -> StateIOError:
         return StateIOError(path=f"/proc/{self.pid}", operation="reach", errno=error.errno or errno.EIO)

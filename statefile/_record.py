@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import orjson
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticSerializationError, SchemaSerializer
 
@@ -38,8 +38,23 @@ class Record(BaseModel):
     """A model whose JSON keys are camelCase, and which keeps the keys that it does not know."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, extra="allow", ser_json_inf_nan="constants"
+        alias_generator=to_camel,
+        populate_by_name=True,
+        serialize_by_alias=True,
+        extra="allow",
+        ser_json_inf_nan="constants",
+        defer_build=True,  # a command uses one or two of the models: the others need not be built when it starts
     )
+
+
+class Revisioned(Record):
+    """A record that counts its saves, so that one which is older than the file is noticed.
+
+    Attributes:
+        revision: grows by one with each save. Order comes from it, never from a clock.
+    """
+
+    revision: int = Field(default=0, strict=True, ge=0)
 
 
 class _Opaque:
@@ -287,8 +302,10 @@ def _corrupt(data: bytes, error: orjson.JSONDecodeError, path: str) -> CorruptSt
         kind, reason = "empty", f"it has {len(data)} bytes, and none of them says anything"
     elif b"\0" in data:
         kind, reason = "nul-filled", f"{data.count(0)} of its {len(data)} bytes are NUL, as after a power cut"
-    elif (wrong := _first_wrong_byte(data)) is not None:
-        kind, reason = "not utf-8", f"byte {wrong} is not UTF-8"
+    elif (wrong := _decode_error(data)) is not None and wrong.reason == "unexpected end of data":
+        kind, reason = "truncated", f"it ends in the middle of a character, after {len(data)} bytes"
+    elif wrong is not None:
+        kind, reason = "not utf-8", f"byte {wrong.start} is not UTF-8"
     elif "depth limit" in error.msg:
         kind, reason = "too deep", f"it is nested deeper than {MAX_DEPTH} levels"
     elif error.pos >= len(error.doc.rstrip()):
@@ -298,11 +315,11 @@ def _corrupt(data: bytes, error: orjson.JSONDecodeError, path: str) -> CorruptSt
     return CorruptStateError(path=path, kind=kind, reason=reason)
 
 
-def _first_wrong_byte(data: bytes) -> int | None:
+def _decode_error(data: bytes) -> UnicodeDecodeError | None:
     try:
         data.decode()
     except UnicodeDecodeError as wrong:
-        return wrong.start
+        return wrong
     return None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from statefile import _atomic
+from statefile import _atomic, _log
 from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, FullID, file_stem, ids_of_files, owner_of_temporary, validate_id
 from statefile._lock import FileLock, run, this_thread
 from statefile._place import absolute_root
@@ -15,6 +14,7 @@ from statefile._state_file import Durability, StateFile
 from statefile._waiter import Deadline
 from statefile.errors import (
     AmbiguousIDError,
+    DeadlockError,
     LockTimeoutError,
     NotFoundError,
     StateFileError,
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
-
-logger = logging.getLogger("statefile")
 
 
 class StateDir:
@@ -150,7 +148,7 @@ class StateDir:
             try:
                 removed += self._sweep_one(full_id, temporaries)
             except StateFileError as error:
-                logger.warning("sweep: %s", error)
+                _log.warning("sweep: %s", error)
         return [Path(path) for path in sorted(removed)]
 
     def _sweep_one(self, full_id: FullID, temporaries: list[str]) -> list[str]:
@@ -160,14 +158,13 @@ class StateDir:
         had_lock_file = os.path.lexists(lock.path)
         try:
             run(lock.acquire(this_thread(), Deadline(0), create=bool(temporaries)))
-        except (LockTimeoutError, FileNotFoundError):
+        except (LockTimeoutError, DeadlockError, FileNotFoundError):
             return []
         removed: list[str] = []
-        orphan = True
         try:
             removed += filter(_atomic.remove, (f"{self._root}/{name}" for name in temporaries))
-            orphan = not os.path.lexists(stem + STATE_SUFFIX)
         finally:
+            orphan = not os.path.lexists(stem + STATE_SUFFIX)
             lock.release(remove=orphan)
         if orphan and had_lock_file:
             removed.append(lock.path)

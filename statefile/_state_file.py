@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 from statefile import _atomic
 from statefile._holder import LockHolder, holder_of
 from statefile._ids import FullID
 from statefile._lock import FileLock, run, this_thread
 from statefile._place import Place, absolute_root
-from statefile._record import MAX_BYTES, decode, encode
+from statefile._record import MAX_BYTES, Revisioned, decode, encode
 from statefile._waiter import Deadline
 from statefile.errors import (
     CorruptStateError,
     LockLostError,
     NotFoundError,
     NotLockedError,
+    StaleStateError,
     StateFileError,
 )
 
@@ -32,6 +33,9 @@ T = TypeVar("T")
 
 SECOND_LOOK = 1.0
 """Seconds that `load` waits for the lock before it calls a file corrupt: a foreign writer may be writing it in place."""
+
+
+_KEYS = ("root_dir", "rootDir", "id", "durability")
 
 
 class Durability(enum.StrEnum):
@@ -60,7 +64,7 @@ class StateFile(BaseModel):
         InvalidRootError: `root_dir` can be no path.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True, extra="ignore", defer_build=True)
 
     root_dir: Path = Field(alias="rootDir")
     id: FullID
@@ -83,6 +87,15 @@ class StateFile(BaseModel):
         full_id = FullID.of(id)
         super().__init__(rootDir=Path(root), id=full_id, durability=durability)
         object.__setattr__(self, "_place", Place(root, full_id, durable=durability is Durability.FULL))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_known_keys(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401  # from a file
+        """Pass over what another version wrote beside the two names, and let `__init__` name what is missing."""
+        if isinstance(value, dict):
+            found = cast("dict[str, Any]", value)
+            value = {"id": None} | {key: found[key] for key in _KEYS if key in found}
+        return validate(value)
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -203,7 +216,10 @@ class StateFile(BaseModel):
         """
         place = self._place
         try:
-            return _read(place, type_, self)
+            state = _read(place, type_, self)
+            if isinstance(state, Revisioned) and place.lock.held_by(this_thread()):
+                place.revision = state.revision
+            return state
         except CorruptStateError:
             look = FileLock(place.lock.path)
             with contextlib.suppress(StateFileError, FileNotFoundError):  # then the second look must do without
@@ -221,8 +237,11 @@ class StateFile(BaseModel):
         there, byte for byte, and no temporary file; only where the flush of the directory failed is the new one in place
         already (`StateIOError.applied`).
 
+        A `Revisioned` record, such as a `Container`, is saved as the next revision; one that is older than the file is refused.
+
         Raises:
             NotLockedError: this object does not hold the lock.
+            StaleStateError: the file is newer than `state`: saving it would undo what another has saved.
             LockLostError: the lock file was removed or replaced meanwhile.
             UnstorableStateError: JSON cannot hold the value.
             UnsafePathError: something that is no regular file stands there.
@@ -231,11 +250,12 @@ class StateFile(BaseModel):
         place = self._place
         if not place.lock.held:
             raise NotLockedError(path=place.lock.path, operation="save_locked()")
-        data = encode(state, path=place.state)
-        if not place.lock.is_current():
-            raise LockLostError(path=place.lock.path)
-        _atomic.replace(place.state, data, durable=place.durable)
-        place.fresh = place.destroyed = False
+        if isinstance(state, Revisioned):
+            with _next_revision(place, state):
+                _write(place, state)
+            place.revision = state.revision
+        else:
+            _write(place, state)
 
     @contextlib.contextmanager
     def transaction(self, type_: type[T], *, timeout: float | None = None) -> Generator[T]:
@@ -287,6 +307,34 @@ class StateFile(BaseModel):
 def place_of(state_file: StateFile) -> Place:
     """The place that `state_file` stands for, with its lock: for those who wait in another way than `StateFile` does."""
     return state_file._place  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # this file's own
+
+
+def _write(place: Place, state: object) -> None:
+    data = encode(state, path=place.state)
+    if not place.lock.is_current():
+        raise LockLostError(path=place.lock.path)
+    _atomic.replace(place.state, data, durable=place.durable)
+    place.fresh = place.destroyed = False
+
+
+@contextlib.contextmanager
+def _next_revision(place: Place, state: Revisioned) -> Generator[None]:
+    """`state` is one save further in the block, and stays so unless the block fails."""
+    found = place.revision
+    if found is None:
+        try:
+            found = _read(place, Revisioned, None).revision
+        except (NotFoundError, CorruptStateError):
+            found = 0  # nothing that could be lost
+    if state.revision < found:
+        raise StaleStateError(path=place.state, revision=state.revision, found=found)
+    state.revision += 1
+    try:
+        yield
+    except BaseException as error:
+        if not getattr(error, "applied", False):
+            state.revision -= 1
+        raise
 
 
 def _read(place: Place, type_: type[T], context: object) -> T:

@@ -180,22 +180,27 @@ async def _take(begin: Callable[[], Steps[T]], undo: Callable[[], object] | None
     """
     steps = begin()
     granted: Claim | None = None
+    failed: Exception | None = None
     while True:
         reached: list[T] = []
         try:
-            blocked = await _call(partial(_next, steps, granted, reached))
+            blocked = await _call(partial(_next, steps, granted, failed, reached))
             if blocked is None:
                 return reached[0]
-            granted = await _wait(blocked)
+            granted = failed = None
+            try:
+                granted = await _wait(blocked)
+            except Exception as error:  # noqa: BLE001  # the steps clean up, and say what it means
+                failed = error
         except asyncio.CancelledError:
             await _call_uncancelled(partial(_give_up, steps, granted, undo if reached else None))
             raise
 
 
-def _next(steps: Steps[T], granted: Claim | None, reached: list[T]) -> Blocked | None:
+def _next(steps: Steps[T], granted: Claim | None, failed: Exception | None, reached: list[T]) -> Blocked | None:
     """To the next wait; `None` at the end, whose value is then in `reached`."""
     try:
-        return steps.send(granted)
+        return steps.send(granted) if failed is None else steps.throw(failed)
     except StopIteration as stop:
         reached.append(stop.value)
         return None

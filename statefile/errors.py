@@ -25,6 +25,7 @@
        ├─ UnsupportedActionError                       the runtime has no such method
        ├─ WaitTimeoutError          TimeoutError       the container still runs: wait longer
        ├─ StillRunningError                            a process would not die: the record is kept, try again
+       ├─ DestroyError              ExceptionGroup     what failed of a destruction, all of it
        └─ HookError                                    an OCI hook failed
 
 Each error carries its facts as attributes, says in its message what to do next where there is something to do, and can
@@ -67,6 +68,12 @@ class StateFileError(Exception):
         for name, value in vars_of_oserror.items():
             setattr(self, name, value)
         return self
+
+
+def _name(id: object) -> str:
+    """What a person calls the container: the pair is shown only where it says more than one ID does."""
+    sandbox_id, _, container_id = str(id).partition("/")
+    return container_id if container_id == sandbox_id else str(id)
 
 
 def _restored(cls: type[StateFileError], args: tuple[Any, ...], facts: dict[str, object]) -> StateFileError:
@@ -129,7 +136,7 @@ class NotFoundError(StateFileError, FileNotFoundError):
     def __init__(self, *, id: object, path: str) -> None:
         """Say what is not there."""
         super().__init__(
-            f"no container {str(id)!r}: {path} does not exist; StateDir.ids() lists those that do", id=str(id), path=path
+            f"no container {_name(id)!r}: {path} does not exist; StateDir.ids() lists those that do", id=str(id), path=path
         )
         self._set_os_facts(_errno.ENOENT, path)
 
@@ -148,7 +155,7 @@ class AlreadyExistsError(StateFileError, FileExistsError):
     def __init__(self, *, id: object, path: str) -> None:
         """Say who has the name."""
         super().__init__(
-            f"container {str(id)!r} exists already ({path}): choose another ID, or destroy it first", id=str(id), path=path
+            f"container {_name(id)!r} exists already ({path}): choose another ID, or destroy it first", id=str(id), path=path
         )
         self._set_os_facts(_errno.EEXIST, path)
 
@@ -439,7 +446,7 @@ class InvalidTransitionError(StateFileError, RuntimeError):
         allowed = tuple(allowed)
         can = ", ".join(str(a) for a in allowed) or "nothing"
         super().__init__(
-            f"cannot {action} container {str(id)!r}: it is {status}; possible now: {can}{hint}",
+            f"cannot {action} container {_name(id)!r}: it is {status}; possible now: {can}{hint}",
             id=str(id),
             action=action,
             status=status,
@@ -501,6 +508,38 @@ class StillRunningError(StateFileError):
             id=str(id),
             pids=tuple(pids),
         )
+
+
+class DestroyError(StateFileError, ExceptionGroup[Exception]):
+    """Steps of a destruction failed; all the others were taken.
+
+    Attributes:
+        id: the container.
+        exceptions: what failed. With a `StillRunningError` among them the record was kept, otherwise it is gone.
+    """
+
+    id: str
+
+    def __new__(cls, message: str, exceptions: Sequence[Exception], *, id: object) -> Self:
+        """`exceptions` is what failed of the destruction of container `id`."""
+        self = super().__new__(cls, message, exceptions)
+        self.id = str(id)
+        return self
+
+    def __init__(self, message: str, exceptions: Sequence[Exception], *, id: object) -> None:
+        """All is done in `__new__`, as in every exception group."""
+
+    def __str__(self) -> str:
+        """The message, and what failed."""
+        return f"{self.message}: " + "; ".join(str(error) for error in self.exceptions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by what it was made from."""
+        return _destroy_error, (self.message, list(self.exceptions), self.id)
+
+
+def _destroy_error(message: str, exceptions: list[Exception], id: str) -> DestroyError:
+    return DestroyError(message, exceptions, id=id)
 
 
 class HookError(StateFileError):

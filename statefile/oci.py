@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from pydantic import Field
 
 from statefile._record import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 OCI_VERSION = "1.3.0"
 """The runtime-spec whose state is shown where a container's own spec names no version."""
@@ -35,9 +33,9 @@ class State(Record):
     annotations: dict[str, str] = Field(default_factory=dict)
 
 
-def annotations_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """The annotations of a spec; those that are no strings are left out."""
-    found = spec.get("annotations")
+def annotations_of(spec: object) -> dict[str, str]:
+    """The annotations of a spec; those that are no strings are left out, and what is no spec has none."""
+    found = cast("Mapping[str, Any]", spec).get("annotations") if isinstance(spec, Mapping) else None
     if not isinstance(found, dict):
         return {}
     return {key: value for key, value in cast("dict[str, Any]", found).items() if isinstance(value, str)}
@@ -49,7 +47,7 @@ _CRI = (
 )
 
 
-def sandbox_joined(spec: Mapping[str, Any]) -> str | None:
+def sandbox_joined(spec: object) -> str | None:
     """The sandbox that a spec says it joins, by the annotations of containerd or CRI-O; `None` if it is on its own."""
     annotations = annotations_of(spec)
     for type_key, sandbox_key in _CRI:

@@ -126,7 +126,7 @@ class Runtime(Protocol):
         """
         ...
 
-    def probe(self, container: Container) -> Status:
+    def probe(self, container: Container) -> Status | str:
         """Say what is true now, whatever the record says. For what cannot be told, return what the record says."""
         ...
 
