@@ -130,7 +130,7 @@ def show_killed_pause(screen: Screen, stage: Stage, where: str, *, then: str, en
 def show_killed_creation(screen: Screen, stage: Stage) -> None:
     def seen() -> list[str]:
         record = stage.record()
-        return [record.status.value, pending_in(record), "1" if record.init else "0", str(len(stage.bystanders()))]
+        return [record.status, pending_in(record), "1" if record.init else "0", str(len(stage.bystanders()))]
 
     with screen.table("", "status", "pending", "processes on record", "processes there") as add:
         with stage.stalled("create", "created") as pid:
@@ -453,7 +453,7 @@ class Stage:
     def seen(self) -> list[str]:
         """Status and intent as recorded, and what the processes do."""
         record = self.record()
-        return [record.status.value, pending_in(record), *self.states()]
+        return [record.status, pending_in(record), *self.states()]
 
     def ours(self) -> list[ProcessRef]:
         """Every living process that the demo has caused: it has the mark or, as a monitor, a run directory open."""

@@ -40,7 +40,7 @@ class ToyRuntime:
                 process.send_signal(signal.SIGKILL)
                 process.wait(timeout=5)
 
-    def probe(self, container: Container) -> Status:
+    def probe(self, container: Container) -> Status | str:
         process = container.init
         if process is None or process.presence().value == "unknown":
             return container.status

@@ -140,24 +140,24 @@ def _open_lock_file(opened: list[int], path: str, *, create: bool) -> bool:
 
     It is made only if it is not there: in a sticky directory O_CREAT is refused for another's file.
     """
-    error = OSError()
+    code = errno.EIO  # and not the error: it would hold this frame, and with it every caller's, until the garbage is collected
     for _ in range(_TRIES):
         try:
             opened += map(os.open, (path,), (_OPEN,))
             return False
-        except OSError as failed:
-            error = failed
-        if create and error.errno == errno.ENOENT:
+        except OSError as error:
+            code = error.errno or errno.EIO
+        if create and code == errno.ENOENT:
             try:
                 opened += map(os.open, (path,), (_MAKE,), (_atomic.FILE_MODE,))
                 return True
-            except OSError as failed:
-                error = failed
-        if error.errno not in ({errno.ENOENT, errno.EEXIST, errno.ESTALE} if create else {errno.ESTALE}):
+            except OSError as error:
+                code = error.errno or errno.EIO
+        if code not in ({errno.ENOENT, errno.EEXIST, errno.ESTALE} if create else {errno.ESTALE}):
             break
-    if error.errno == errno.ENOENT:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
-    raise _atomic.system_error(error, "open lock file", path) from error
+    if code == errno.ENOENT:
+        raise FileNotFoundError(code, os.strerror(code), path)
+    raise _atomic.system_error(OSError(code, os.strerror(code), path), "open lock file", path)
 
 
 def owner_of(key: tuple[int, int]) -> object:

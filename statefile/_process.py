@@ -61,6 +61,10 @@ class ProcessRef(Record):
     boot_id: str | None = None
     pid_namespace: int | None = Field(default=None, strict=True, ge=0)
 
+    def __hash__(self) -> int:
+        """By what identifies the process."""
+        return hash((self.pid, self.start_ticks, self.boot_id, self.pid_namespace))
+
     @classmethod
     def of(cls, pid: int) -> ProcessRef:
         """The process that has this PID now.

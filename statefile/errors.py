@@ -535,7 +535,7 @@ class DestroyError(StateFileError, ExceptionGroup[Exception]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by what it was made from."""
-        return _destroy_error, (self.message, list(self.exceptions), self.id)
+        return _destroy_error, (self.message, list(self.exceptions), self.id), vars(self)
 
 
 def _destroy_error(message: str, exceptions: list[Exception], id: str) -> DestroyError:

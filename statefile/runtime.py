@@ -51,6 +51,10 @@ class ExitStatus(Record):
     code: int | None = Field(default=None, strict=True, ge=0, le=255)
     signal: int | None = Field(default=None, strict=True, ge=1, le=64)
 
+    def __hash__(self) -> int:
+        """By what `==` compares."""
+        return hash((self.code, self.signal))
+
     @classmethod
     def from_wait_status(cls, status: int) -> ExitStatus:
         """From what `waitpid(2)` reports."""

@@ -28,9 +28,12 @@ PACKAGE = ROOT / "statefile"
 
 # Earlier bands know nothing of later ones. A name stands for a module or for a whole subpackage.
 BANDS = {
-    "rules": ("errors", "_ids", "_lifecycle"),
+    "rules": ("errors", "_log", "_ids", "_lifecycle"),
     "system": ("_lock", "_claim", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record"),
-    "objects": ("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_container_state", "_driving", "_container"),
+    "objects": (
+        *("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom"),
+        *("_container_state", "_driving", "_container"),
+    ),
     "faces": ("aio", "process_runtime", "testing", "pytest_plugin", "interop", "__main__"),
     "front door": ("__init__",),
 }
@@ -43,7 +46,7 @@ SHARED = {"pydantic", "pydantic_core"}
 FREE = "process_runtime"
 
 MAX_LINES = 420
-LONG = {"errors.py": 560}  # one tree, one page: what an error means is found in one place
+LONG = {"errors.py": 600}  # one tree, one page: what an error means is found in one place
 VAGUE = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
 
 
@@ -230,9 +233,7 @@ SOUND = {
     "_atomic.py": "import os as system\nsystem.replace(1, 2)\n",
     "_record.py": "import orjson, pydantic\n",
     "_state_file.py": "from . import _claim\nfrom ._record import dump\n'a'.replace('a', 'b')\n",
-    "runtime.py": (
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from statefile._container import Container\n"
-    ),
+    "runtime.py": ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from statefile._container import Container\n"),
     "_container.py": "from statefile.runtime import Runtime\n",
     "aio.py": "import asyncio\nfrom statefile import _state_file\n",
     "process_runtime/__init__.py": "from statefile.process_runtime._monitor import run\n",
@@ -311,8 +312,7 @@ def test_front_door_check_finds_a_break(names: list[str], complaint: str) -> Non
 def test_docstring_check_finds_a_break(tmp_path: Path) -> None:
     """A test without a docstring is named, in a class, in a subfolder or async; a fixture is left alone."""
     text = (
-        "class TestX:\n    def test_a(self): pass\nasync def test_b(): pass\n"
-        "def test_c():\n    'Holds.'\ndef fixture(): pass\n"
+        "class TestX:\n    def test_a(self): pass\nasync def test_b(): pass\ndef test_c():\n    'Holds.'\ndef fixture(): pass\n"
     )
     write(tmp_path, {"deep/test_x.py": text, "conftest.py": "def test_not_collected(): pass\n"})
     assert sorted(check_docstrings(tmp_path)) == [

@@ -140,7 +140,7 @@ def test_demo_shows_what_it_says(playground: Playground) -> None:
             *((v, "InvalidTransitionError") for v in ("start", "pause", "resume")),
         ):
             assert re.search(rf"^    {verb} +1 +2 x {error} ", said, re.MULTILINE), said
-        assert "AlreadyExistsError: container 'web/web' exists already" in said
+        assert "AlreadyExistsError: container 'web' exists already" in said
         assert "InvalidTransitionError: cannot start container 'web': it is running;" in said
         assert re.search(r"^    7f3c0 +container 7f3c0b44e19d in sandbox 7f3c9a5d21be4c0e8d6f$", said, re.MULTILINE)
         assert re.search(r"^    batch-1 +container batch-1 in sandbox batch-1$", said, re.MULTILINE)

@@ -5,6 +5,9 @@ run directory, and in the kernel. See `_monitor` for who watches, `_directory` f
 read of a spec.
 """
 
+# ruff: noqa: PLC0415
+# One command needs one or two of the modules below, and `import statefile` none of them: each is imported where it is used.
+
 from __future__ import annotations
 
 import errno
@@ -16,15 +19,7 @@ from typing import TYPE_CHECKING
 from statefile._lifecycle import Status
 from statefile._process import Presence
 from statefile.errors import StateIOError
-from statefile.process_runtime import _freeze
-from statefile.process_runtime._creation import Setting, create, execute
-from statefile.process_runtime._directory import RunDirectory
-from statefile.process_runtime._family import Roots, family, is_stopped
-from statefile.process_runtime._gate import is_waiting, let_through
-from statefile.process_runtime._plan import SpecError
-from statefile.process_runtime._resources import limit, usage
-from statefile.process_runtime._sweep import send_to_each, sweep
-from statefile.process_runtime._waiting import wait_for_exit
+from statefile.process_runtime._errors import SpecError
 from statefile.runtime import Created
 
 if TYPE_CHECKING:
@@ -32,6 +27,9 @@ if TYPE_CHECKING:
 
     from statefile._container import Container
     from statefile._process import ProcessRef
+    from statefile.process_runtime._creation import Setting
+    from statefile.process_runtime._directory import RunDirectory
+    from statefile.process_runtime._family import Roots
     from statefile.runtime import ExitStatus
 
 __all__ = ["ProcessRuntime", "SpecError"]
@@ -74,6 +72,8 @@ class ProcessRuntime:
             StateIOError: the system refuses a step; nothing is left.
             StillRunningError: what a former container has left does not end.
         """
+        from statefile.process_runtime._creation import create
+
         launched = create(self._setting, self._directory(container), container)
         return Created(init=launched.leader, helpers={"monitor": launched.monitor})
 
@@ -83,6 +83,8 @@ class ProcessRuntime:
         Raises:
             StateIOError: the program cannot be run (`errno` and `path` say why), or the process was killed; it is gone.
         """
+        from statefile.process_runtime._gate import let_through
+
         let_through(self._directory(container), _init_of(container, "start"))
 
     def pause(self, container: Container) -> None:
@@ -93,8 +95,10 @@ class ProcessRuntime:
         Raises:
             StateIOError: the first process has ended, or one may not be stopped; then all run on.
         """
+        from statefile.process_runtime._freeze import pause
+
         _living_init_of(container, "pause")
-        _freeze.pause(lambda: self._roots(container))
+        pause(lambda: self._roots(container))
 
     def resume(self, container: Container) -> None:
         """Continue every process with SIGCONT, the first one last; also after a pause that was interrupted.
@@ -102,8 +106,10 @@ class ProcessRuntime:
         Raises:
             StateIOError: the first process has ended, or one may not be continued.
         """
+        from statefile.process_runtime._freeze import resume
+
         _living_init_of(container, "resume")
-        _freeze.resume(lambda: self._roots(container))
+        resume(lambda: self._roots(container))
 
     def signal(self, container: Container, number: int, *, all: bool) -> None:
         """Send signal `number` to the first process, or to `all`, also after the first one has ended.
@@ -114,9 +120,13 @@ class ProcessRuntime:
         Raises:
             StateIOError: there is no such signal, it may not be sent, or the process is in another PID namespace.
         """
+        from statefile.process_runtime._family import family
+        from statefile.process_runtime._sweep import send_to_each
+
         if not all:
-            if _init_of(container, "signal").send_signal(number) is Presence.UNKNOWN:
-                raise _unreachable(container, "signal")
+            init = _init_of(container, "signal")
+            if init.send_signal(number) is Presence.UNKNOWN:
+                raise _undecided(init, "signal")
             return
         sent: set[ProcessRef] = set()
         while new := [ref for ref in family(self._roots(container)) if ref not in sent]:
@@ -134,10 +144,15 @@ class ProcessRuntime:
             StillRunningError: something is still running after 5 s, or may be: its identity cannot be decided from here.
             StateIOError: the directory cannot be read or removed.
         """
+        from statefile.process_runtime._sweep import sweep
+
         sweep(self._directory(container), container)
 
     def probe(self, container: Container) -> Status | str:
         """Say what is true now. A container is paused if and only if its first process is stopped, by whomever."""
+        from statefile.process_runtime._family import is_stopped
+        from statefile.process_runtime._gate import is_waiting
+
         init = container.init
         if init is None:
             return Status.CREATING
@@ -162,10 +177,14 @@ class ProcessRuntime:
             TimeoutError: the process is still running after `timeout` seconds.
             StateIOError: there is no first process, or the run directory cannot be read.
         """
+        from statefile.process_runtime._waiting import wait_for_exit
+
         return wait_for_exit(self._directory(container), _init_of(container, "wait for"), timeout)
 
     def processes(self, container: Container) -> list[ProcessRef]:
         """The living processes, the first one first."""
+        from statefile.process_runtime._family import family
+
         return sorted(family(self._roots(container)), key=lambda ref: (ref != container.init, ref.pid))
 
     def execute(self, container: Container, args: Sequence[str]) -> ProcessRef:
@@ -177,6 +196,8 @@ class ProcessRuntime:
             SpecError: `args` cannot be run.
             StateIOError: the container's first process has ended, or the system refuses; nothing runs then.
         """
+        from statefile.process_runtime._creation import execute
+
         _living_init_of(container, "execute in")
         return execute(self._setting, self._directory(container), container, args)
 
@@ -187,42 +208,53 @@ class ProcessRuntime:
             SpecError: something else is asked for; nothing was changed.
             StateIOError: the system refuses; some of the processes may have the new values already.
         """
+        from statefile.process_runtime._resources import limit
+
         _living_init_of(container, "update")
         limit(lambda: self._roots(container), resources)
 
     def events(self, container: Container) -> Mapping[str, float]:
         """What all processes use together: `cpuSeconds` (of those that have ended too), `memoryBytes`, `pids`."""
+        from statefile.process_runtime._resources import usage
+
         return usage(self._roots(container))
 
     @property
     def _setting(self) -> Setting:
+        from statefile.process_runtime._creation import Setting
+
         return Setting(self.interpreter, self.stdio)
 
     def _directory(self, container: Container) -> RunDirectory:
+        from statefile.process_runtime._directory import RunDirectory
+
         return RunDirectory(str(container.saver.root_dir), container.saver.id, self.run_dir)
 
     def _roots(self, container: Container) -> Roots:
+        from statefile.process_runtime._family import Roots
+
         with self._directory(container).opened() as descriptor:
             return Roots.of(container, descriptor)
 
 
 def _init_of(container: Container, operation: str) -> ProcessRef:
     if container.init is None:
-        raise StateIOError(path=f"container {container.id}, which has no process", operation=operation, errno=errno.ESRCH)
+        raise StateIOError(path=f"container {container.id}", operation=f"{operation} a process of", errno=errno.ESRCH)
     return container.init
 
 
 def _living_init_of(container: Container, operation: str) -> ProcessRef:
     init = _init_of(container, operation)
     presence = init.presence()
-    if presence is Presence.ALIVE:
-        return init
     if presence is Presence.UNKNOWN:
-        raise _unreachable(container, operation)
-    raise StateIOError(path=f"container {container.id}, whose process has ended", operation=operation, errno=errno.ESRCH)
+        raise _undecided(init, operation)
+    if presence is Presence.GONE:
+        raise StateIOError(path=f"/proc/{init.pid}", operation=f"{operation} the process", errno=errno.ESRCH)
+    return init
 
 
-def _unreachable(container: Container, operation: str) -> StateIOError:
+def _undecided(init: ProcessRef, operation: str) -> StateIOError:
+    """Which process it is cannot be said from here: it is left alone."""
     return StateIOError(
-        path=f"container {container.id}, whose process cannot be told from here", operation=operation, errno=errno.EPERM
+        path=f"/proc/{init.pid}", operation=f"{operation} a process of another PID namespace,", errno=errno.EPERM
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from statefile.process_runtime._launch import Launched
 
 
+logger = logging.getLogger("statefile")
+
+
 class Setting(NamedTuple):
     """What the runtime, not the container, says about new processes."""
 
@@ -39,7 +43,10 @@ def create(setting: Setting, directory: RunDirectory, container: Container) -> L
         StillRunningError: what is there of an earlier container of that name does not end.
     """
     plan = plan_of(container.spec, container.bundle_dir)
-    sweep(directory, container)  # its record is lost: nobody else would find it again
+    with directory.opened() as left:
+        if left is not None:
+            logger.warning("%s is left from a container whose record is lost: ending what runs of it", directory.path)
+    sweep(directory, container)
 
     def undo(answer: int) -> None:
         sweep(directory, container)

@@ -49,9 +49,9 @@ def _stop_all(roots: Callable[[], Roots]) -> None:
     while running := [ref for ref in reversed(family(roots())) if not is_stopped(ref.pid, debugged=True)]:
         pids = {ref.pid for ref in running}
         if os.getpid() in pids:
-            raise StateIOError(path=f"process {os.getpid()}, which belongs to it", operation="pause", errno=errno.EDEADLK)
+            raise StateIOError(path=f"/proc/{os.getpid()}", operation="pause the caller itself", errno=errno.EDEADLK)
         if time.monotonic() > deadline:
-            raise StateIOError(path=f"processes {', '.join(map(str, pids))}", operation="stop", errno=errno.ETIMEDOUT)
+            raise StateIOError(path=", ".join(f"/proc/{pid}" for pid in pids), operation="stop", errno=errno.ETIMEDOUT)
         for ref in running:
             ref.send_signal(signal.SIGSTOP)
         time.sleep(rest)

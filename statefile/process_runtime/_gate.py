@@ -100,4 +100,4 @@ def _read(fifo: int) -> bytes | None:
 
 
 def _ended(init: ProcessRef) -> StateIOError:
-    return StateIOError(path=f"process {init.pid}", operation="start", errno=errno.ESRCH)
+    return StateIOError(path=f"/proc/{init.pid}", operation="start the process", errno=errno.ESRCH)

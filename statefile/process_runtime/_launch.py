@@ -8,6 +8,7 @@ import fcntl
 import marshal
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from statefile.errors import StateFileError, StateIOError
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); import _monitor; _monitor.main()"
 """An import and not a script: only imports find their byte code ready."""
+
+_PLAN_FILE = "memfd:plan"
+"""As `/proc` shows it."""
 
 _ABOVE_STANDARD = 10
 """Descriptors are lifted out of the way of the numbers that the monitor expects."""
@@ -87,7 +91,7 @@ def noted_on(error: BaseException) -> Generator[None]:
 
 def _spawn(interpreter: str, title: str, descriptors: tuple[int, ...]) -> int:
     """Start the monitor's interpreter with `descriptors` as 0, 1, 2, …; the child that it returns ends once it has forked."""
-    command = [interpreter, "-I", "-S", "-c", _PROGRAM, os.path.dirname(__file__), title]
+    command = [interpreter, "-I", "-S", *_caching(), "-c", _PROGRAM, os.path.dirname(__file__), title]
     signals = signal.valid_signals()
     with contextlib.ExitStack() as stack, told("start a monitor with", interpreter):
         actions: list[tuple[int, int, int]] = []
@@ -100,13 +104,19 @@ def _spawn(interpreter: str, title: str, descriptors: tuple[int, ...]) -> int:
         return os.posix_spawn(interpreter, command, environment, file_actions=actions, setsigmask=signals, setsigdef=signals)
 
 
+def _caching() -> list[str]:
+    """Where byte code is to be kept, which an isolated interpreter does not read from the environment."""
+    options = ["-B"] if sys.dont_write_bytecode else []
+    return options if sys.pycache_prefix is None else [*options, "-X", f"pycache_prefix={sys.pycache_prefix}"]
+
+
 @contextlib.contextmanager
 def _memory_file(content: bytes) -> Generator[int]:
     """A file to read `content` from: unlike with a pipe, nobody has to read for the writer to get on."""
-    with told("create", "a file in memory"):
+    with told("create", _PLAN_FILE):
         descriptor = os.memfd_create("plan", os.MFD_CLOEXEC)
     try:
-        with told("write to", "a file in memory"), open(descriptor, "wb", closefd=False) as file:
+        with told("write to", _PLAN_FILE), open(descriptor, "wb", closefd=False) as file:
             file.write(content)
         os.lseek(descriptor, 0, os.SEEK_SET)
         yield descriptor

@@ -269,7 +269,7 @@ def _prctl(option: int) -> bool:
     try:
         import ctypes  # noqa: PLC0415  # a third of the start: done while the caller is already answered
 
-        return bool(ctypes.CDLL(None).prctl(option, 1, 0, 0, 0) == 0)
+        return bool(ctypes.CDLL(None).prctl(option, *map(ctypes.c_ulong, (1, 0, 0, 0))) == 0)
     except (ImportError, OSError, AttributeError):
         return False
 

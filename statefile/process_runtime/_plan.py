@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 
-from statefile.errors import StateFileError
+from statefile.process_runtime._errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,24 +28,9 @@ _INT_MAX = 2**31 - 1
 _ID_MAX = 2**32 - 2
 _OOM_MAX = 1000
 _NICE_MIN, _NICE_MAX = -20, 19
+_SHOWN = 120
 _UNLIMITED = 2**63 - 1
 """From here on a limit of the spec (unsigned) means none: the kernel counts no further."""
-
-
-class SpecError(StateFileError, ValueError):
-    """The spec, or what else was handed over, cannot be run here; nothing was started or changed.
-
-    Attributes:
-        field: where, as a dotted path.
-        reason: what is wrong with it.
-    """
-
-    field: str
-    reason: str
-
-    def __init__(self, *, field: str, reason: str) -> None:
-        """Name the field and the reason."""
-        super().__init__(f"{field} {reason}", field=field, reason=reason)
 
 
 class Plan(TypedDict):
@@ -111,7 +96,7 @@ def _rlimit(value: object, field: str, known: Mapping[str, Any]) -> tuple[str, i
     name = limit.get("type")
     number = known.get(name) if isinstance(name, str) and name.startswith("RLIMIT_") else None
     if not isinstance(name, str) or number is None:
-        raise SpecError(field=f"{field}.type", reason=f"is {name!r}: no limit that this system knows")
+        raise SpecError(field=f"{field}.type", reason=f"is {_shown(name)}: no limit that this system knows")
     soft, hard = (optional_int(limit.get(key), f"{field}.{key}", -1, 2**64 - 1) for key in ("soft", "hard"))
     if soft is None or hard is None:
         raise SpecError(field=field, reason="needs both soft and hard")
@@ -129,7 +114,7 @@ def optional_int(value: object, field: str, least: int, most: int) -> int | None
     """
     if value is None or (type(value) is int and least <= value <= most):
         return value
-    raise SpecError(field=field, reason=f"is {value!r}: it has to be an integer from {least} to {most}")
+    raise SpecError(field=field, reason=f"is {_shown(value)}: it has to be an integer from {least} to {most}")
 
 
 def _args(value: object, field: str) -> list[bytes]:
@@ -144,14 +129,14 @@ def _env(value: object) -> dict[bytes, bytes]:
     for index, item in enumerate(_items(value, "process.env")):
         name, equals, content = _text(item, f"process.env.{index}").partition(b"=")
         if not name or not equals:
-            raise SpecError(field=f"process.env.{index}", reason=f"is {item!r}: it has to be NAME=value")
+            raise SpecError(field=f"process.env.{index}", reason="has to be NAME=value")
         found[name] = content
     return found
 
 
 def _cwd(value: object, bundle_dir: str) -> bytes:
     if value is not None and not isinstance(value, str):
-        raise SpecError(field="process.cwd", reason=f"is {value!r}: it has to be a string")
+        raise SpecError(field="process.cwd", reason=f"is {_shown(value)}: it has to be a string")
     return _text(os.path.abspath(os.path.join(bundle_dir or "/", value or "")), "process.cwd")
 
 
@@ -175,20 +160,20 @@ def _groups(value: object) -> Iterator[int]:
 
 
 def _text(value: object, field: str) -> bytes:
-    """A string as the kernel takes it: JSON is UTF-8, whatever the locale says."""
+    """A string as the kernel takes it: JSON is UTF-8, whatever the locale says. No error shows it: it may be a secret."""
     if not isinstance(value, str) or "\0" in value:
-        raise SpecError(field=field, reason=f"is {value!r}: it has to be a string without NUL")
+        raise SpecError(field=field, reason="has to be a string without NUL")
     try:
         return value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise SpecError(field=field, reason=f"is {value!r}: {error.reason}") from error
+        raise SpecError(field=field, reason=f"cannot be encoded: {error.reason}") from None
 
 
 def _items(value: object, field: str) -> Sequence[object]:
     if value is None:
         return ()
     if not _is_sequence(value):
-        raise SpecError(field=field, reason=f"is {value!r}: it has to be a list")
+        raise SpecError(field=field, reason=f"is {_shown(value)}: it has to be a list")
     return value
 
 
@@ -200,8 +185,13 @@ def _mapping(value: object, field: str) -> Mapping[str, object]:
     if value is None:
         return {}
     if not _is_mapping(value):
-        raise SpecError(field=field, reason=f"is {value!r}: it has to be an object")
+        raise SpecError(field=field, reason=f"is {_shown(value)}: it has to be an object")
     return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:

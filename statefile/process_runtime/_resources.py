@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from statefile.errors import StateIOError
 from statefile.process_runtime._directory import told
+from statefile.process_runtime._errors import SpecError
 from statefile.process_runtime._family import family, process_table
-from statefile.process_runtime._plan import SpecError, nice, oom_score_adj, rlimits
+from statefile.process_runtime._plan import nice, oom_score_adj, rlimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

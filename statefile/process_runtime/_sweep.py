@@ -7,6 +7,7 @@ monitor that starts meanwhile leaves a file behind, the directory cannot be remo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from statefile._process import Presence
 from statefile.errors import StateIOError, StillRunningError
 from statefile.process_runtime._directory import list_names
-from statefile.process_runtime._family import Roots, family
+from statefile.process_runtime._family import Roots, family, read_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,8 +44,10 @@ def sweep(directory: RunDirectory, container: Container) -> None:
     while True:
         with directory.opened() as descriptor:
             names = [] if descriptor is None else list_names(descriptor)
-            living, refusal = _end(Roots.of(container, descriptor, names), str(container.id))
+            roots = Roots.of(container, descriptor, names)
+            living, refusal = _end(roots, container.id)
             if not living and directory.remove(descriptor, names):
+                _reap(roots)
                 return
         if time.monotonic() > deadline:
             raise _outlived(directory, container, living, refusal)
@@ -87,6 +90,15 @@ def send_to_each(refs: Iterable[ProcessRef], number: int) -> StateIOError | None
                 raise
             refusal = error
     return refusal
+
+
+def _reap(roots: Roots) -> None:
+    """Let go of those that have become the caller's own children: orphans are adopted by PID 1, or by a subreaper."""
+    for ref in (*roots.monitors, *roots.leaders):
+        row = read_row(str(ref.pid))
+        if row is not None and row.is_of(ref) and row.dead and row.parent == os.getpid():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(ref.pid, os.WNOHANG)
 
 
 def _outlived(directory: RunDirectory, container: Container, living: list[ProcessRef], refusal: str) -> Exception:
