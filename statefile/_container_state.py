@@ -10,24 +10,22 @@ import os
 import re
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PrivateAttr,
     ValidationInfo,
     field_serializer,
     field_validator,
-    model_validator,
 )
 
 from statefile._ids import validate_id
 from statefile._lifecycle import Action, Status
 from statefile._process import ProcessRef
 from statefile._record import JSONObject, Record, Revisioned
-from statefile._state_file import StateFile
+from statefile._state_file import StateFile, place_of
 from statefile.errors import UnsupportedVersionError
 from statefile.oci import annotations_of
 from statefile.runtime import ExitStatus, Sandbox  # noqa: TC001  # pydantic reads the annotations
@@ -35,7 +33,6 @@ from statefile.runtime import ExitStatus, Sandbox  # noqa: TC001  # pydantic rea
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pydantic import ModelWrapValidatorHandler
 
 SCHEMA_VERSION = 1
 """The version of the record that is written: the reader's business only when it grows."""
@@ -116,9 +113,8 @@ class ContainerState(Revisioned):
     exit_status: ExitStatus | None = None
     pending: Pending | None = None
     paused_from: KnownOr[Status] | None = None
-    saver: StateFile
+    saver: StateFile = Field(default=None, validate_default=True)  # made from what was read
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
-    _saver_as_found: Any = PrivateAttr(default=None)
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -147,30 +143,15 @@ class ContainerState(Revisioned):
     @field_validator("saver", mode="plain")
     @classmethod
     def _saver_of_the_reader(cls, value: object, info: ValidationInfo) -> StateFile:
-        """The state file that was read, under the root by which the caller knows it."""
+        """The state file that was read, under the root by which the caller knows it; what it says goes back to the file."""
         if isinstance(info.context, StateFile):
+            place_of(info.context).spelling = value
             return info.context
-        if isinstance(value, StateFile):
-            return value
-        return StateFile.model_validate(value)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _keep_saver(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:  # noqa: ANN401  # whatever was parsed
-        if not isinstance(data, dict):
-            return handler(data)
-        record = cast("dict[str, Any]", data)
-        found = record.get("saver")
-        if found is None and isinstance(info.context, StateFile):
-            record = {**record, "saver": info.context}
-        self = handler(record)
-        if isinstance(found, dict):
-            self._saver_as_found = found
-        return self
+        return value if isinstance(value, StateFile) else StateFile.model_validate(value)
 
     @field_serializer("saver")
     def _saver_as_in_the_file(self, saver: StateFile) -> Any:  # noqa: ANN401  # a JSON object
-        return self._saver_as_found or saver.model_dump(mode="json")
+        return place_of(saver).spelling or {"rootDir": str(saver.root_dir), "id": saver.id.to_json()}
 
     def _reload(self) -> None:
         """Become what the file says now.
@@ -184,7 +165,6 @@ class ContainerState(Revisioned):
         vars(self).update(vars(other))
         object.__setattr__(self, "__pydantic_extra__", other.__pydantic_extra__)
         object.__setattr__(self, "__pydantic_fields_set__", other.__pydantic_fields_set__)
-        self._saver_as_found = other._saver_as_found
 
     def _save_locked(self) -> None:
         """Save this object as the next revision; on a failure the file and the revision are as before.

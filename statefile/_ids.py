@@ -87,6 +87,10 @@ class FullID(_Pair):
             return cls(value.get("sandboxId"), value.get("containerId"))  # type: ignore[arg-type]  # the check names it
         return cls(value, value)  # type: ignore[arg-type]  # whatever else it is, the check names it
 
+    def to_json(self) -> dict[str, str]:
+        """As in runsc's files."""
+        return {"sandboxId": self.sandbox_id, "containerId": self.container_id}
+
     def __str__(self) -> str:
         """`sandbox/container`."""
         return f"{self.sandbox_id}/{self.container_id}"
@@ -97,12 +101,8 @@ class FullID(_Pair):
         from pydantic_core import core_schema  # noqa: PLC0415  # only models need it
 
         return core_schema.no_info_plain_validator_function(
-            FullID.of, serialization=core_schema.plain_serializer_function_ser_schema(_to_json, when_used="always")
+            FullID.of, serialization=core_schema.plain_serializer_function_ser_schema(FullID.to_json, when_used="always")
         )
-
-
-def _to_json(value: FullID) -> dict[str, str]:
-    return {"sandboxId": value.sandbox_id, "containerId": value.container_id}
 
 
 def file_stem(full_id: FullID) -> str:

@@ -22,7 +22,7 @@ _ROOT_TRIES = 3
 class Place:
     """Where a container's files are, and this object's lock on them."""
 
-    __slots__ = ("destroyed", "durable", "fresh", "id", "lock", "revision", "root", "state")
+    __slots__ = ("destroyed", "durable", "fresh", "id", "lock", "revision", "root", "spelling", "state")
 
     def __init__(self, root: str, full_id: FullID, *, durable: bool) -> None:
         stem = f"{root}/{file_stem(full_id)}"
@@ -31,6 +31,7 @@ class Place:
         self.durable = durable
         self.state = stem + STATE_SUFFIX
         self.lock = FileLock(stem + LOCK_SUFFIX)
+        self.spelling: object = None  # how a record in the file spells root and id, where that was read
         self.fresh = False  # under the lock: there has been no state yet
         self.destroyed = False  # under the lock: there is none any more
         self.revision: int | None = None  # under the lock: that of the file, once it is known

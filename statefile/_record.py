@@ -103,7 +103,7 @@ def _encode(state: object) -> bytes:
 
 def _plain(state: object, exclude: frozenset[str] | None = None) -> object:
     """A model or dataclass as the JSON values that it stands for, NaN kept as NaN; anything else as it is."""
-    if isinstance(state, Mapping):
+    if not isinstance(state, BaseModel) and isinstance(state, Mapping):
         return dict(cast("Mapping[str, Any]", state))
     serializer = _serializer(cast("Any", type(state)))
     try:

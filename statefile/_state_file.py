@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 T = TypeVar("T")
+S = TypeVar("S", bound="StateFile")
 
 SECOND_LOOK = 1.0
 """Seconds that `load` waits for the lock before it calls a file corrupt: a foreign writer may be writing it in place."""
@@ -280,7 +281,7 @@ class StateFile(BaseModel):
 
     def __copy__(self) -> Self:
         """An unlocked object for the same container."""
-        return type(self)(root_dir=self.root_dir, id=self.id, durability=self.durability)
+        return _unpickled(type(self), str(self.root_dir), self.id, self.durability, self._place.spelling)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """An unlocked object for the same container."""
@@ -293,7 +294,7 @@ class StateFile(BaseModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name: what comes back is unlocked."""
-        return _unpickled, (type(self), str(self.root_dir), tuple(self.id), self.durability.value)
+        return _unpickled, (type(self), str(self.root_dir), tuple(self.id), self.durability.value, self._place.spelling)
 
     def __eq__(self, other: object) -> bool:
         """Same container under the same root; who holds the lock does not matter."""
@@ -345,5 +346,7 @@ def _read(place: Place, type_: type[T], context: object) -> T:
     return decode(data, type_, path=place.state, context=context)
 
 
-def _unpickled(cls: type[StateFile], root: str, full_id: tuple[str, str], durability: str) -> StateFile:
-    return cls(root_dir=root, id=FullID(*full_id), durability=Durability(durability))
+def _unpickled(cls: type[S], root: str, full_id: tuple[str, str], durability: str, spelling: object) -> S:
+    self = cls(root_dir=root, id=FullID(*full_id), durability=Durability(durability))
+    self._place.spelling = spelling  # pyright: ignore[reportPrivateUsage]  # this file's own
+    return self

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal as _signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -114,28 +113,20 @@ class ProcessRuntime:
     def signal(self, container: Container, number: int, *, all: bool) -> None:
         """Send signal `number` to the first process, or to `all`, also after the first one has ended.
 
-        SIGKILL is sent until no new process appears; any other reaches those that are there now, so that what they start
-        to clean up is not hit too.
+        SIGKILL is sent until no new process appears (for 5 s at most); any other reaches those that are there now, so that
+        what they start to clean up is not hit too.
 
         Raises:
             StateIOError: there is no such signal, it may not be sent, or the process is in another PID namespace.
         """
-        from statefile.process_runtime._family import family
-        from statefile.process_runtime._sweep import send_to_each
+        from statefile.process_runtime._sweep import signal_all
 
-        if not all:
-            init = _init_of(container, "signal")
-            if init.send_signal(number) is Presence.UNKNOWN:
-                raise _undecided(init, "signal")
+        if all:
+            signal_all(lambda: self._roots(container), number)
             return
-        sent: set[ProcessRef] = set()
-        while new := [ref for ref in family(self._roots(container)) if ref not in sent]:
-            refusal = send_to_each(new, number)
-            if refusal is not None:
-                raise refusal
-            sent.update(new)
-            if number != _signal.SIGKILL:
-                break
+        init = _init_of(container, "signal")
+        if init.send_signal(number) is Presence.UNKNOWN:
+            raise _undecided(init, "signal")
 
     def destroy(self, container: Container) -> None:
         """End every process and remove the run directory, whatever was interrupted; idempotent, also for two at once.

@@ -100,7 +100,9 @@ def family(roots: Roots, table: Mapping[int, Row] | None = None) -> dict[Process
     table = process_table() if table is None else table
     monitors = {ref.pid for ref in _running(roots.monitors, here, table)}
     leaders = {ref.pid for ref in _running(roots.leaders, here, table)}
-    sessions = leaders | {ref.pid for ref in _local(roots.leaders, here) if ref.pid not in table}
+    sessions = set(leaders)
+    if not roots.empty and len(monitors) < max(1, len(roots.monitors)):  # a monitor was killed, or nobody knows of it
+        sessions |= {ref.pid for ref in _local(roots.leaders, here) if ref.pid not in table}
     seeds = leaders | {row.pid for row in table.values() if row.session in sessions}
     members = _with_descendants(seeds, monitors, table) - monitors
     rows = sorted((table[pid] for pid in members if not table[pid].dead), key=lambda row: (row.pid not in leaders, row.pid))

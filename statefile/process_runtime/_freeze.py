@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 """Seconds for the processes to stop."""
 
+_PASSES = 5
+
 _SHORTEST, _LONGEST = 0.0002, 0.02
 """Seconds between two looks: the kernel tells nobody but the parent that a process has stopped."""
 
@@ -65,7 +67,10 @@ def resume(roots: Callable[[], Roots]) -> None:
         StateIOError: one of them may not be continued.
     """
     continued: set[ProcessRef] = set()
-    while stopped := [ref for ref in reversed(family(roots())) if ref not in continued and is_stopped(ref.pid, debugged=True)]:
+    for _ in range(_PASSES):  # bounded: a program may well stop its own children again and again
+        stopped = [ref for ref in reversed(family(roots())) if ref not in continued and is_stopped(ref.pid, debugged=True)]
+        if not stopped:
+            return
         for ref in stopped:
             ref.send_signal(signal.SIGCONT)
         continued.update(stopped)

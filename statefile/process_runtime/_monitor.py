@@ -69,7 +69,7 @@ def main() -> None:
     """Run the plan on descriptor 0 in a grandchild of the caller; never returns."""
     plan: Plan = marshal.loads(_read_all(0))  # noqa: S302  # from the interpreter that started this one, through a memfd
     if os.fork():
-        os._exit(0)  # the caller reaps this one: the monitor is nobody's child that would have to wait for it
+        os._exit(0)  # the caller reaps this one, at once; the monitor it need not
     answer = _own_descriptors()
     try:
         _monitor(plan, answer)
@@ -144,6 +144,7 @@ def _reap(child: int, ending: tuple[int, int] | tuple[()]) -> None:
             code = os.waitstatus_to_exitcode(status)
             _note(record, b"signal %d" % -code if code < 0 else b"code %d" % code, 0)
             os.close(alive)
+            child = 0  # its number is free now: an orphan may come with it
 
 
 def _note(record: int, text: bytes, position: int) -> None:

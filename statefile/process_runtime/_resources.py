@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from statefile._process import ProcessRef
     from statefile.process_runtime._family import Roots
 
+_PASSES = 3
 _KNOWN = ("rlimits", "nice", "oomScoreAdj")
 
 
@@ -52,7 +53,8 @@ def limit(roots: Callable[[], Roots], resources: Mapping[str, object]) -> None:
     priority = nice(resources.get("nice"), "resources.nice")
     score = oom_score_adj(resources.get("oomScoreAdj"), "resources.oomScoreAdj")
     done: set[ProcessRef] = set()
-    while new := [ref for ref in family(roots()) if ref not in done]:
+    for _ in range(_PASSES):  # of those that come later, all have inherited it
+        new = [ref for ref in family(roots()) if ref not in done]
         for ref in new:
             try:
                 _limit(ref.pid, limits, priority, score)

@@ -1,4 +1,4 @@
-"""Ending all processes of a container and removing its directory, whatever was interrupted before.
+"""Signalling all processes of a container; ending them and removing its directory, whatever was interrupted before.
 
 A monitor is never killed here: it ends by itself once the kernel tells it that it has no child left, and that is the proof
 that nothing of the container runs. Only files that were there before the processes were looked for are removed; so a
@@ -20,7 +20,7 @@ from statefile.process_runtime._directory import list_names
 from statefile.process_runtime._family import Roots, family, read_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from statefile._container import Container
     from statefile._process import ProcessRef
@@ -71,11 +71,28 @@ def _end(roots: Roots, container_id: str) -> tuple[list[ProcessRef], str]:
     members = family(roots)
     if any(ref.pid == os.getpid() for ref in members):
         raise StillRunningError(id=container_id, pids=[os.getpid()], reason="it is the caller, who belongs to the container")
-    refusal = send_to_each(members, signal.SIGKILL) or send_to_each(monitors, signal.SIGCONT)
+    refusal = _send_to_each(members, signal.SIGKILL) or _send_to_each(monitors, signal.SIGCONT)
     return [*monitors, *members], str(refusal or "")
 
 
-def send_to_each(refs: Iterable[ProcessRef], number: int) -> StateIOError | None:
+def signal_all(roots: Callable[[], Roots], number: int) -> None:
+    """Send signal `number` to all that are there; SIGKILL also to those that appear meanwhile.
+
+    Raises:
+        StateIOError: there is no such signal, or one of them may not be signalled; all others were.
+    """
+    deadline = time.monotonic() + PATIENCE
+    sent: set[ProcessRef] = set()
+    while new := [ref for ref in family(roots()) if ref not in sent]:
+        refusal = _send_to_each(new, number)
+        if refusal is not None:
+            raise refusal
+        sent.update(new)
+        if number != signal.SIGKILL or time.monotonic() > deadline:
+            return
+
+
+def _send_to_each(refs: Iterable[ProcessRef], number: int) -> StateIOError | None:
     """Send signal `number` to each that still runs; return the last refusal, if one of them may not be signalled.
 
     Raises:
