@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from statefile import _lock
 from tests import harness
 
 if TYPE_CHECKING:
@@ -33,21 +32,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """Fail a test that leaves a child process, a thread or an open lock file behind."""
-    threads = harness.threads()
+    threads = harness.lasting_threads()
     children = set(harness.children()) | _idle.keys()
     locks = harness.lock_descriptors()
     yield
     with contextlib.suppress(AssertionError):  # what is still there after that is named below
-        harness.until(lambda: not _new_threads(threads) and harness.lock_descriptors() == locks, timeout=5)
+        harness.until(lambda: harness.lasting_threads() <= threads and harness.lock_descriptors() == locks, timeout=5)
     assert not set(harness.children()) - children - _idle.keys(), "the test left child processes"
     assert harness.lock_descriptors() == locks, "the test left lock files open"
-    assert not _new_threads(threads), "the test left threads"
-
-
-def _new_threads(before: set[str]) -> int:
-    """How many threads have come, but for the one that reminds of long waits: it goes by itself, in a second."""
-    reminding = _lock._reminder._running.locked()
-    return max(0, len(harness.threads() - before) - reminding)
+    assert harness.lasting_threads() <= threads, "the test left threads"
 
 
 @pytest.fixture

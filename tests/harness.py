@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pytest
 
+from statefile import _lock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Protocol
@@ -228,8 +230,8 @@ def serve(descriptor: int) -> None:
 def nothing_kept() -> bool:
     """Whether this worker has no lock file open, no child, and no thread but its own."""
     with contextlib.suppress(AssertionError):
-        until(lambda: len(threads()) == 1 and not lock_descriptors(), timeout=2)
-    return len(threads()) == 1 and not lock_descriptors() and not children()
+        until(lambda: len(lasting_threads()) == 1 and not lock_descriptors(), timeout=2)
+    return len(lasting_threads()) == 1 and not lock_descriptors() and not children()
 
 
 def _raised(error: BaseException) -> None:
@@ -274,6 +276,11 @@ def until(condition: Callable[[], R], timeout: float = PATIENCE) -> R:
         time.sleep(0.001)
 
 
+def until_gone(path: Path) -> None:
+    """Look until nothing is there any more."""
+    until(lambda: not os.path.lexists(path))
+
+
 def lock_queue(path: Path) -> tuple[list[int], list[int]]:
     """Who holds the `flock` of the file at `path`, and who waits for it, as the kernel tells it."""
     try:
@@ -314,6 +321,14 @@ def lock_descriptors(pid: int | None = None) -> list[str]:
 def threads() -> set[str]:
     """The kernel's threads of this process, also those that `threading` knows nothing of."""
     return set(os.listdir("/proc/self/task"))
+
+
+def lasting_threads() -> set[str]:
+    """The threads, but for one that goes by itself in a second: it was to say for whom a long wait waits."""
+    found = threads()
+    if _lock._reminder._running.locked():
+        found.discard(max(found, key=int))  # whichever it is, it is not the first
+    return found
 
 
 def children() -> list[int]:

@@ -32,7 +32,7 @@ from statefile._ids import FullID
 from statefile._lifecycle import Status
 from statefile._process import PID_MAX, Presence, ProcessRef
 from statefile.errors import StateFileError, StateIOError, StillRunningError
-from statefile.process_runtime import ProcessRuntime, SpecError, _family, _launch
+from statefile.process_runtime import ProcessRuntime, SpecError, _family, _launch, _sweep
 from statefile.process_runtime._waiting import parse_exit
 from statefile.runtime import REQUIRED, ExitStatus, Runtime, missing_methods
 
@@ -232,6 +232,22 @@ def test_death_by_signal(box: Callable[..., Box], rt: Any, number: int, *, start
         with pytest.raises(StateIOError) as caught:
             rt.start(c)
         assert caught.value.errno == errno.ESRCH
+
+
+def test_start_of_a_stopped_process(box: Callable[..., Box], rt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that somebody has stopped cannot be started; that is told after a time, and it still waits to be."""
+    monkeypatch.setattr("statefile.process_runtime._gate.PATIENCE", 0.05)
+    c = box("sh", "-c", "exit 6").create(rt)
+    os.kill(c.pid, signal.SIGSTOP)
+    until(lambda: state(c.pid) == "T")
+    with pytest.raises(StateIOError) as caught:
+        rt.start(c)
+    assert caught.value.errno == errno.ETIMEDOUT
+    os.kill(c.pid, signal.SIGCONT)
+    assert rt.probe(c) == Status.CREATED
+    monkeypatch.undo()
+    rt.start(c)
+    assert rt.wait(c, 20) == ExitStatus(code=6)
 
 
 @pytest.mark.parametrize(
@@ -689,6 +705,18 @@ def test_kill_all_outruns_a_forking_program(box: Callable[..., Box], rt: Any, tu
     assert not survivors(c.id)
 
 
+def test_only_sigkill_hunts_for_newcomers(box: Callable[..., Box], rt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other signals reach those that are there, and not what these start to clean up."""
+    c = box("sleep", "60").run(rt)
+    looks = []
+    family = _sweep.family
+    monkeypatch.setattr(_sweep, "family", lambda roots: looks.append(roots) or family(roots))
+    rt.signal(c, signal.SIGURG, all=True)
+    assert len(looks) == 1
+    rt.signal(c, signal.SIGKILL, all=True)
+    assert len(looks) > 2
+
+
 def test_no_process_hides_behind_one_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is started while the table is read is in it, and one that loses its parent then has its new one."""
     look, read = os.listdir, _family.read_row
@@ -905,6 +933,16 @@ def test_update(box: Callable[..., Box], rt: Any) -> None:
         assert resource.prlimit(ref.pid, resource.RLIMIT_CORE) == (0, 0)
         assert os.getpriority(os.PRIO_PROCESS, ref.pid) == 7
         assert int(Path(f"/proc/{ref.pid}/oom_score_adj").read_text()) == oom
+
+
+def test_update_of_a_program_that_never_rests(box: Callable[..., Box], rt: Any) -> None:
+    """Processes that come and go all the time have the new values too, and do not keep `update` from returning."""
+    c = box("sh", "-c", "while :; do sleep 0.003; done").run(rt)
+    children = Path(f"/proc/{c.pid}/task/{c.pid}/children")
+    rt.update(c, {"nice": 5})
+    before = children.read_text()
+    until(lambda: children.read_text() not in {"", before})
+    assert {os.getpriority(os.PRIO_PROCESS, ref.pid) for ref in rt.processes(c)[:1]} == {5}
 
 
 @pytest.mark.parametrize(
@@ -1181,6 +1219,26 @@ def test_destroy_with_files_missing_or_broken(box: Callable[..., Box], rt: Any, 
     rt.destroy(c)
     assert not survivors(c.id)
     assert not list(c.saver.root_dir.iterdir())
+
+
+def test_strangers_in_a_session_of_a_reused_number(tmp_path: Path, rt: Any) -> None:
+    """Once a container has ended whole, a session that has its old number is not taken for its own."""
+    c = box_in(tmp_path, ["true"]).run(rt)
+    assert c.helpers["monitor"].wait(20) is Presence.GONE
+    leaderless = "import os; os.setsid(); os.fork() and os._exit(0); os.execvp('sleep', ['sleep', '60'])"
+    session = subprocess.Popen([sys.executable, "-I", "-c", leaderless])
+    session.wait()
+    strangers = [row.pid for row in _family.process_table().values() if row.session == session.pid]
+    assert c.init is not None
+    c.init = c.init.model_copy(update={"pid": session.pid})
+    try:
+        assert rt.processes(c) == []
+        rt.signal(c, signal.SIGKILL, all=True)
+        rt.destroy(c)
+        assert [state(pid) in "RSD" for pid in strangers] == [True]
+    finally:
+        os.kill(strangers[0], signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["monitor", "leader"])
