@@ -40,7 +40,7 @@ def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> 
         UnsafePathError: a link, a directory or a device stands at `path`.
         StateIOError: the system failed; the old file is there unchanged, unless `applied` is set.
     """
-    directory, name = os.path.split(path)
+    directory, _, name = path.rpartition("/")
     old = lstat_regular(path)
     temporary = f"{directory}/.{name}.{os.urandom(6).hex()}{TEMPORARY_SUFFIX}"
     try:

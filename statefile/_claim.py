@@ -26,6 +26,7 @@ _MAKE = _OPEN | os.O_CREAT | os.O_EXCL
 _TRIES = 3
 """How often an open is tried that met a file which was just going (ENOENT beside O_CREAT, ESTALE)."""
 
+_TAKEN = frozenset({errno.EAGAIN, errno.EACCES})
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL})
 
 
@@ -122,9 +123,12 @@ class Claim:
                 _turn.hide(fd)
             _unlock(fd)
         finally:
-            with _fork_gate, contextlib.suppress(IndexError, OSError):  # FUSE and NFS report old errors on closing
+            with _fork_gate:
                 _open_files.discard(fd)
-                any(map(os.close, iter(self._opened.pop, None)))  # taken out and closed in one step: no signal between
+                try:  # noqa: SIM105  # as above
+                    any(map(os.close, iter(self._opened.pop, None)))  # taken out and closed in one step: no signal between
+                except (IndexError, OSError):
+                    pass  # FUSE and NFS report old errors on closing
 
     def __del__(self) -> None:
         if not getattr(self, "_opened", None):
@@ -175,11 +179,11 @@ class _Primitive:
         import portalocker  # noqa: PLC0415  # see above
         from portalocker.portalocker import FlockLocker  # noqa: PLC0415
 
-        self.locker: FlockLocker = FlockLocker()
-        self.exclusive = portalocker.LOCK_EX
-        self.exclusive_at_once = portalocker.LOCK_EX | portalocker.LOCK_NB
-        self.taken = portalocker.AlreadyLocked
-        self.failed = portalocker.LockException
+        # Its `locker` is used, the call itself: `lock` and `unlock` reckon with enum flags for longer than the call takes.
+        self.flock: FlockLocker = FlockLocker()
+        self.exclusive = int(portalocker.LOCK_EX)
+        self.exclusive_at_once = int(portalocker.LOCK_EX | portalocker.LOCK_NB)
+        self.release = int(portalocker.LockFlags.UNBLOCK)
 
 
 def _primitive() -> _Primitive:
@@ -196,15 +200,14 @@ def _flock(fd: int, path: str, *, wait: bool) -> bool:
     """Lock `fd`; false if another holds it and `wait` is false."""
     use = _primitive()
     try:
-        use.locker.lock(fd, use.exclusive if wait else use.exclusive_at_once)
-    except use.taken:
-        return False
-    except use.failed as error:
-        cause = error.__cause__
-        code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+        use.flock.locker(fd, use.exclusive if wait else use.exclusive_at_once)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        if code in _TAKEN:
+            return False
         if code in _UNSUPPORTED:
             raise LockUnsupportedError(path=path, errno=code) from error
-        raise _atomic.system_error(OSError(code, os.strerror(code)), "lock", path) from error
+        raise _atomic.system_error(error, "lock", path) from error
     return True
 
 
@@ -212,8 +215,8 @@ def _unlock(fd: int) -> None:
     """Release explicitly: a child between fork and exec may still share the open file."""
     use = _primitive()
     try:  # noqa: SIM105  # a context manager costs more than the system call, and everybody waits for this one
-        use.locker.unlock(fd)
-    except use.failed:
+        use.flock.locker(fd, use.release)
+    except OSError:
         pass  # closing, which comes next, releases too
 
 

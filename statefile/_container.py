@@ -285,7 +285,7 @@ class Container(Drivable):
     # -- creation and destruction --------------------------------------------------------------------------------------
 
     def _create(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None, timeout: float | None) -> Self:
-        self._runtime = runtime
+        vars(self)["_runtime"] = runtime
         with self.saver.hold_for_new(timeout=timeout):
             try:
                 self._save_locked()

@@ -7,9 +7,7 @@ judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Self, cast
-
-from pydantic import PrivateAttr
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from statefile import _log
 from statefile._container_state import ContainerState, Pending, now
@@ -38,13 +36,13 @@ _RUNS = frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED})  # has a proc
 class Drivable(ContainerState):
     """A record, and the runtime that makes it true."""
 
-    _runtime: Runtime | None = PrivateAttr(default=None)
+    _runtime: ClassVar[Runtime | None] = None  # kept in `__dict__`: pydantic is slow to make and to find a private attribute
 
     @classmethod
     def _loaded(cls, saver: StateFile, runtime: Runtime | None, *, check: bool) -> Self:
         """From the file, driven by `runtime`; with `check`, `stopped` if its process is gone."""
         self = saver.load(cls)
-        self._runtime = runtime
+        vars(self)["_runtime"] = runtime
         if check:
             self._check_process()
         return self

@@ -12,7 +12,7 @@ import enum
 import functools
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ MAX_DEPTH = 200
 """Levels of objects and arrays: less than what orjson can write (254) and read (1024)."""
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -76,6 +76,10 @@ def encode(state: object, *, path: str) -> bytes:
         UnstorableStateError: JSON cannot hold it: NaN or an infinity, an integer beyond 64 bits, a lone surrogate, a key
             that is no string, a type without a JSON form, more than `MAX_DEPTH` levels, more than `MAX_BYTES`.
     """
+    at_once = _ways.get(type(state)) or _way(type(state))
+    data = at_once(state)
+    if data is not None:
+        return data
     try:
         data = _encode(state)
         if data[:1] != b"{":
@@ -85,6 +89,47 @@ def encode(state: object, *, path: str) -> bytes:
     except _Unstorable as unstorable:
         raise UnstorableStateError(path=path, field=unstorable.field, reason=unstorable.reason) from unstorable.__cause__
     return data
+
+
+_Way: TypeAlias = "Callable[[Any], bytes | None]"
+_ways: dict[type, _Way] = {}
+
+
+def _way(type_: type) -> _Way:
+    """How values of `type_` are written in one go: the way returns `None` where something must be looked at more closely."""
+    opaque: dict[str, bytes] = _opaque_fields(type_) if issubclass(type_, BaseModel) else {}
+    way: _Way = _look_closely
+    if opaque:
+        keys = [(name, b"," + key) for name, key in opaque.items()]
+        to_json = cast("Any", _serializer(cast("Any", type_))).to_json
+        way = functools.partial(_at_once, to_json=to_json, exclude=set(opaque), opaque=keys)
+    _ways[type_] = way
+    return way
+
+
+def _look_closely(_state: object) -> None:
+    return None
+
+
+def _at_once(
+    state: BaseModel, *, to_json: Callable[..., bytes], exclude: set[str], opaque: list[tuple[str, bytes]]
+) -> bytes | None:
+    """Everything in C, in one function: what is called between costs as much as what is done."""
+    try:
+        data = to_json(state, by_alias=True, exclude=exclude)
+        if b"NaN" in data or b"Infinity" in data or data == b"{}" or _MANY_DIGITS in data.translate(_DIGITS_TO_ZERO):
+            return None
+        parts = [data[:-1]]
+        for name, key in opaque:
+            value = orjson.dumps(getattr(state, name), option=orjson.OPT_PASSTHROUGH_DATACLASS)
+            if b"null" in value:  # or a NaN
+                return None
+            parts += key, value
+    except (TypeError, ValueError, RecursionError):
+        return None  # orjson's errors are TypeErrors, pydantic's ValueErrors
+    parts.append(b"}")
+    data = b"".join(parts)
+    return None if len(data) > MAX_BYTES or _may_be_deep(data, MAX_DEPTH) else data
 
 
 def _encode(state: object) -> bytes:
@@ -283,7 +328,10 @@ _INTEGER_DIGITS = 20
 
 def _may_be_deep(data: bytes, limit: int) -> bool:
     """Whether it is worth looking: there are more brackets than levels allowed."""
-    return data.count(b"{") + data.count(b"[") > limit
+    return len(data.translate(None, _ALL_BUT_OPENING)) > limit
+
+
+_ALL_BUT_OPENING = bytes(i for i in range(256) if i not in b"{[")
 
 
 def _deeper_than(value: Any, limit: int) -> bool:  # noqa: ANN401  # what was parsed

@@ -10,7 +10,7 @@ from statefile import _atomic, _log
 from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, FullID, file_stem, ids_of_files, owner_of_temporary, validate_id
 from statefile._lock import FileLock, run, this_thread
 from statefile._place import absolute_root
-from statefile._state_file import Durability, StateFile
+from statefile._state_file import Durability, StateFile, state_file_of
 from statefile._waiter import Deadline
 from statefile.errors import (
     AmbiguousIDError,
@@ -77,7 +77,9 @@ class StateDir:
             return exact
         if isinstance(partial_id, FullID):
             raise NotFoundError(id=partial_id, path=str(self.state_file(partial_id).state_path))
-        ids = self.ids()
+        # A file's name begins with its container's ID: what does not begin like that need not be parsed.
+        names = [name for name in _atomic.list_names(self._root) if name.startswith(partial_id)]
+        ids = ids_of_files(names, STATE_SUFFIX)
         candidates = [full_id for full_id in ids if full_id.container_id == partial_id]
         candidates = candidates or [full_id for full_id in ids if full_id.container_id.startswith(partial_id)]
         if not candidates:
@@ -92,7 +94,7 @@ class StateDir:
         Raises:
             InvalidIDError: it is no ID.
         """
-        return StateFile(root_dir=self.root_dir, id=full_id, durability=self.durability)
+        return state_file_of(self._root, self.root_dir, FullID.of(full_id), self.durability)
 
     # -- states --------------------------------------------------------------------------------------------------------
 

@@ -252,9 +252,7 @@ class StateFile(BaseModel):
         if not place.lock.held:
             raise NotLockedError(path=place.lock.path, operation="save_locked()")
         if isinstance(state, Revisioned):
-            with _next_revision(place, state):
-                _write(place, state)
-            place.revision = state.revision
+            _write_next_revision(place, state)
         else:
             _write(place, state)
 
@@ -305,6 +303,18 @@ class StateFile(BaseModel):
         return hash((self.root_dir, self.id))
 
 
+def state_file_of(root: str, root_dir: Path, full_id: FullID, durability: Durability) -> StateFile:
+    """A `StateFile` of names that were checked already: for 10,000 of them, pydantic would take longer than reading."""
+    self = StateFile.__new__(StateFile)
+    put = object.__setattr__
+    put(self, "__dict__", {"root_dir": root_dir, "id": full_id, "durability": durability})
+    put(self, "__pydantic_fields_set__", {"root_dir", "id", "durability"})
+    put(self, "__pydantic_extra__", None)
+    put(self, "__pydantic_private__", None)
+    put(self, "_place", Place(root, full_id, durable=durability is Durability.FULL))
+    return self
+
+
 def place_of(state_file: StateFile) -> Place:
     """The place that `state_file` stands for, with its lock: for those who wait in another way than `StateFile` does."""
     return state_file._place  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # this file's own
@@ -318,9 +328,8 @@ def _write(place: Place, state: object) -> None:
     place.fresh = place.destroyed = False
 
 
-@contextlib.contextmanager
-def _next_revision(place: Place, state: Revisioned) -> Generator[None]:
-    """`state` is one save further in the block, and stays so unless the block fails."""
+def _write_next_revision(place: Place, state: Revisioned) -> None:
+    """`state` is one save further afterwards, unless this fails."""
     found = place.revision
     if found is None:
         try:
@@ -331,11 +340,12 @@ def _next_revision(place: Place, state: Revisioned) -> Generator[None]:
         raise StaleStateError(path=place.state, revision=state.revision, found=found)
     state.revision += 1
     try:
-        yield
+        _write(place, state)
     except BaseException as error:
         if not getattr(error, "applied", False):
             state.revision -= 1
         raise
+    place.revision = state.revision
 
 
 def _read(place: Place, type_: type[T], context: object) -> T:

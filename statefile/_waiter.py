@@ -90,8 +90,11 @@ class Ticket(Generic[T]):
         """Hand over; false if the waiter has left."""
         if self._outcome.setdefault(None, outcome) is not outcome:
             return False
-        with contextlib.suppress(RuntimeError):  # an event loop that was closed meanwhile
+        try:
             self._ring()
+        except RuntimeError:  # an event loop that was closed meanwhile: nobody will come for it
+            self._outcome[None] = _LEFT  # type: ignore[assignment]  # as in `close`
+            return False
         return True
 
     def close(self) -> Outcome[T] | None:
