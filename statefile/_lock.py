@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from statefile import _atomic, _log
 from statefile._claim import Claim, owner_of
@@ -79,7 +79,8 @@ def run(steps: Steps[T]) -> T:
             else:
                 blocked = steps.send(granted)
     except StopIteration as stop:
-        return cast("T", stop.value)
+        value: T = stop.value
+        return value
 
 
 class FileLock:
@@ -203,7 +204,8 @@ def _say_who(path: str, key: tuple[int, int]) -> None:
 def this_thread() -> Owner:
     """The running thread as an owner; not its number, which is given to another when it has ended."""
     try:
-        return cast("Owner", _local.owner)
+        found: Owner = _local.owner
+        return found
     except AttributeError:
         owner = _local.owner = Owner(object())
         return owner

@@ -259,8 +259,12 @@ def _own_pid_namespace() -> int | None:
         return None
 
 
+_LONGEST_POLL = 86_400.0
+"""Seconds that poll(2) can surely count in milliseconds; who waits longer looks again."""
+
+
 def _wait_readable(fd: int, seconds: float | None) -> None:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     # Rounded up, so that a short rest is slept and not spun.
-    poller.poll(None if seconds is None else int(seconds * 1000) + 1)
+    poller.poll(None if seconds is None else int(min(seconds, _LONGEST_POLL) * 1000) + 1)

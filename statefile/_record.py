@@ -292,11 +292,14 @@ def decode(data: bytes, type_: type[T], *, path: str, context: object = None) ->
         _check_integers(data, path)  # which recurses: never before the depth is known
     if type_ is dict:
         return cast("T", parsed)
-    python, from_json = _validators(cast("Any", type_))
+    python, from_json = _validators_of.get(type_) or _validators(type_)
+    state: T  # declared, where a `cast` would be a real call
     try:
-        return cast("T", python(parsed, context=context))
+        state = python(parsed, context=context)
     except ValidationError:
         pass
+    else:
+        return state
     try:
         # A strict model takes from JSON text what it refuses from Python values (a date from a string).
         return cast("T", from_json(data, context=context))
@@ -378,10 +381,18 @@ def _first_error(error: ValidationError) -> str:
     return f"field {where!r}: {first['msg']}{others}" if where else f"{first['msg']}{others}"
 
 
-@functools.cache
-def _validators(type_: Any) -> tuple[Any, Any]:  # noqa: ANN401  # a TypedDict is no type to a type checker
+_validators_of: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+
+
+def _validators(type_: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:  # noqa: ANN401  # a TypedDict is no type to a type checker
     if isinstance(type_, type) and issubclass(type_, BaseModel):
         type_.model_rebuild()
-        return type_.__pydantic_validator__.validate_python, type_.__pydantic_validator__.validate_json
-    adapter = TypeAdapter[Any](cast("Any", type_))
-    return adapter.validate_python, adapter.validate_json
+        found: tuple[Callable[..., Any], Callable[..., Any]] = (
+            type_.__pydantic_validator__.validate_python,
+            type_.__pydantic_validator__.validate_json,
+        )
+    else:
+        adapter = TypeAdapter[Any](cast("Any", type_))
+        found = (adapter.validate_python, adapter.validate_json)
+    _validators_of[type_] = found
+    return found

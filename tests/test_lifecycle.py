@@ -173,7 +173,8 @@ class Script:
             ended = container.init is None or container.init.presence() is Presence.GONE
             return Status.STOPPED if ended else container.status
 
-        return Status(self._do("probe", container, otherwise=told))
+        found: Status = self._do("probe", container, otherwise=told)
+        return found
 
     def pause(self, container: Container) -> None:
         self._do("pause", container)

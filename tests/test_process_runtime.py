@@ -10,11 +10,11 @@ import errno
 import fcntl
 import itertools
 import json
-import multiprocessing
 import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,17 +35,14 @@ from statefile.errors import StateFileError, StateIOError, StillRunningError
 from statefile.process_runtime import ProcessRuntime, SpecError, _family, _launch, _sweep
 from statefile.process_runtime._waiting import parse_exit
 from statefile.runtime import REQUIRED, ExitStatus, Runtime, missing_methods
+from tests.harness import NOBODY, meet, tell, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-    from multiprocessing.context import ForkServerProcess
+    from collections.abc import Callable, Iterator
+
+    from tests.harness import Spawn, Worker
 
 TIMES = 50
-NOBODY = 65534
-
-# Children are forked from a server that has no threads and knows this module: cheap, and safe under any test runner.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload([__name__])
 
 
 @dataclass
@@ -116,14 +113,6 @@ def survivors(name: str) -> list[int]:
     return sorted(set(found))
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait for something that nobody announces."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.001)
-
-
 def state(pid: int) -> str:
     """One letter, as `ps` shows it."""
     row = _family.read_row(str(pid))
@@ -143,10 +132,8 @@ def rt() -> Any:
 
 
 @pytest.fixture
-def box(tmp_path: Path, rt: Any) -> Iterator[Callable[..., Box]]:
+def box(root: Path, rt: Any) -> Iterator[Callable[..., Box]]:
     """Makes containers; afterwards each is destroyed, and nothing of them is left."""
-    root = tmp_path / "root"
-    root.mkdir()
     made: list[Box] = []
 
     def make(*args: str, **process: Any) -> Box:
@@ -158,21 +145,6 @@ def box(tmp_path: Path, rt: Any) -> Iterator[Callable[..., Box]]:
         rt.destroy(each)
     until(lambda: not any(survivors(each.id) for each in made))
     assert list(root.iterdir()) == []
-
-
-@contextlib.contextmanager
-def child(target: Callable[..., object], *args: object) -> Generator[ForkServerProcess]:
-    """Run `target` in another process, and reap it."""
-    process = CHILDREN.Process(target=target, args=args)
-    process.start()
-    try:
-        yield process
-    finally:
-        process.join(30)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        process.close()
 
 
 # -- a life --------------------------------------------------------------------------------------------------------------
@@ -495,11 +467,7 @@ def test_program_runs_as_another_user(open_python: str, open_root: Path, rt: Any
     (open_root / "out").unlink()
 
 
-def _life_of_nobody(root: Path, python: str, answers: Any) -> None:
-    ProcessRef.current().presence()  # loads the codecs of a Python that may be root's alone
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+def _life_of_nobody(root: Path, python: str) -> object:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 1000))
     runtime: Any = ProcessRuntime(interpreter=python)
     c = box_in(root, ["sh", "-c", "sleep 60 & wait"], oomScoreAdj=1000).run(runtime)
@@ -520,47 +488,44 @@ def _life_of_nobody(root: Path, python: str, answers: Any) -> None:
             box_in(root, ["true"], **process).create(runtime)
         except StateFileError as error:
             refused.append((type(error).__name__, getattr(error, "path", getattr(error, "field", None))))
-    answers.send((states, refused, os.listdir(root), survivors(c.id)))
+    return states, refused, os.listdir(root), survivors(c.id)
 
 
 @pytest.mark.root
-def test_an_ordinary_user_needs_no_root(open_python: str, open_root: Path) -> None:
+def test_an_ordinary_user_needs_no_root(open_python: str, open_root: Path, nobody: Worker) -> None:
     """The whole life works for a user without rights; what only root may do is refused clearly."""
-    here, there = CHILDREN.Pipe()
-    with child(_life_of_nobody, open_root, open_python, there):
-        assert here.poll(30)
-        states, refused, left, alive = here.recv()
-    assert states == [Status.PAUSED, ExitStatus(signal=signal.SIGTERM)]
-    assert refused == [
-        ("StateIOError", "/proc/self/oom_score_adj"),
-        ("SpecError", "process.user.uid"),
-        ("StateIOError", "/proc/self/limits"),
-    ]
-    assert (left, alive) == ([], [])
+    assert nobody.call(_life_of_nobody, open_root, open_python) == (
+        [Status.PAUSED, ExitStatus(signal=signal.SIGTERM)],
+        [
+            ("StateIOError", "/proc/self/oom_score_adj"),
+            ("SpecError", "process.user.uid"),
+            ("StateIOError", "/proc/self/limits"),
+        ],
+        [],
+        [],
+    )
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------------
 
 
-def _wait(c: Box, timeout: float | None, answers: Any) -> None:
+def _wait(c: Box, timeout: float | None) -> object:
     runtime: Any = ProcessRuntime()
-    answers.send("here")
-    answers.send(runtime.wait(c, timeout))
+    tell("waiting")
+    return runtime.wait(c, timeout)
 
 
-def test_wait_by_unrelated_processes(box: Callable[..., Box], rt: Any) -> None:
+def test_wait_by_unrelated_processes(box: Callable[..., Box], rt: Any, spawn: Spawn) -> None:
     """Five processes that are no parents of it, and one that comes after its end, learn how the process ended."""
     c = box("sh", "-c", "read x; exit 42").create(rt)
-    pipes = [CHILDREN.Pipe() for _ in range(5)]
-    with contextlib.ExitStack() as stack:
-        for _, there in pipes:
-            stack.enter_context(child(_wait, c, None, there))
-        for here, _ in pipes:
-            assert here.poll(30)
-            assert here.recv() == "here"
-        assert not any(here.poll(0) for here, _ in pipes)
-        rt.start(c)
-        assert [here.recv() for here, _ in pipes if here.poll(30)] == [ExitStatus(code=42)] * 5
+    workers = [spawn() for _ in range(5)]
+    for worker in workers:
+        worker.start(_wait, c, None)
+    for worker in workers:
+        worker.hear()
+    assert all(worker.silent() for worker in workers)
+    rt.start(c)
+    assert [worker.result() for worker in workers] == [ExitStatus(code=42)] * 5
     assert rt.wait(c, 0) == ExitStatus(code=42)
 
 
@@ -584,15 +549,16 @@ def test_wait_uses_no_processor_time(box: Callable[..., Box], rt: Any) -> None:
     assert time.process_time() - begin < 0.01
 
 
-def test_wait_outlasts_a_destroyer(box: Callable[..., Box], rt: Any) -> None:
+def test_wait_outlasts_a_destroyer(box: Callable[..., Box], rt: Any, spawn: Spawn) -> None:
     """A waiter whose container is destroyed under it learns that it was killed."""
     c = box("sleep", "60").run(rt)
-    here, there = CHILDREN.Pipe()
-    with child(_wait, c, float("inf"), there) as waiter:
-        assert here.recv() == "here"
-        until(lambda: any("alive" in os.readlink(f) for f in Path(f"/proc/{waiter.pid}/fd").iterdir() if f.is_symlink()))
-        rt.destroy(c)
-        assert here.recv() == ExitStatus(signal=signal.SIGKILL)
+    waiter = spawn()
+    waiter.start(_wait, c, float("inf"))
+    waiter.hear()
+    alive = str(c.directory / "alive")
+    until(lambda: alive in {os.readlink(file) for file in Path(f"/proc/{waiter.pid}/fd").iterdir() if file.is_symlink()})
+    rt.destroy(c)
+    assert waiter.result() == ExitStatus(signal=signal.SIGKILL)
 
 
 def test_wait_without_files(box: Callable[..., Box], rt: Any) -> None:
@@ -606,7 +572,7 @@ def test_wait_without_files(box: Callable[..., Box], rt: Any) -> None:
     assert rt.wait(c, 20) is None
 
 
-def test_killed_monitor(box: Callable[..., Box], rt: Any) -> None:
+def test_killed_monitor(box: Callable[..., Box], rt: Any, spawn: Spawn) -> None:
     """When the monitor is killed the container runs on; its end is noticed, how it ended stays unknown; all is cleaned up."""
     c = box("sh", "-c", "sleep 60 & wait").run(rt)
     until(lambda: len(rt.processes(c)) == 2)
@@ -617,11 +583,11 @@ def test_killed_monitor(box: Callable[..., Box], rt: Any) -> None:
     with pytest.raises(TimeoutError):
         rt.wait(c, 0.05)
     assert len(rt.processes(c)) == 2
-    here, there = CHILDREN.Pipe()
-    with child(_wait, c, 20, there):
-        assert here.recv() == "here"
-        rt.signal(c, signal.SIGTERM, all=False)
-        assert here.recv() is None
+    waiter = spawn()
+    waiter.start(_wait, c, 20)
+    waiter.hear()
+    rt.signal(c, signal.SIGTERM, all=False)
+    assert waiter.result() is None
     assert rt.probe(c) == Status.STOPPED
     assert len(rt.processes(c)) == 1  # of the session of a first process that is gone
     rt.destroy(c)
@@ -708,9 +674,13 @@ def test_kill_all_outruns_a_forking_program(box: Callable[..., Box], rt: Any, tu
 def test_only_sigkill_hunts_for_newcomers(box: Callable[..., Box], rt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other signals reach those that are there, and not what these start to clean up."""
     c = box("sleep", "60").run(rt)
-    looks = []
-    family = _sweep.family
-    monkeypatch.setattr(_sweep, "family", lambda roots: looks.append(roots) or family(roots))
+    looks: list[_family.Roots] = []
+
+    def look(roots: _family.Roots) -> dict[ProcessRef, _family.Row]:
+        looks.append(roots)
+        return _family.family(roots)
+
+    monkeypatch.setattr("statefile.process_runtime._sweep.family", look)
     rt.signal(c, signal.SIGURG, all=True)
     assert len(looks) == 1
     rt.signal(c, signal.SIGKILL, all=True)
@@ -833,6 +803,16 @@ def test_interrupted_pause_leaves_all_running(box: Callable[..., Box], rt: Any, 
     assert rt.probe(c) == Status.RUNNING
 
 
+def test_pause_that_takes_too_long(box: Callable[..., Box], rt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not stop in time is named, and all run on."""
+    c = box("sleep", "60").run(rt)
+    monkeypatch.setattr("statefile.process_runtime._freeze.PATIENCE", -1)
+    with pytest.raises(StateIOError) as caught:
+        rt.pause(c)
+    assert (caught.value.errno, caught.value.path) == (errno.ETIMEDOUT, f"/proc/{c.pid}")
+    assert rt.probe(c) == Status.RUNNING
+
+
 def test_paused_container_can_be_killed(box: Callable[..., Box], rt: Any) -> None:
     """Stopped processes die by SIGKILL, and by `destroy`."""
     c = box("sh", "-c", DAEMON + "sleep 60").run(rt)
@@ -893,6 +873,65 @@ def test_execute_what_cannot_run(box: Callable[..., Box], rt: Any) -> None:
         with pytest.raises(SpecError):
             rt.execute(c, bad)
     until(lambda: len(survivors(c.id)) == 2)
+
+
+def test_actions_without_a_directory(box: Callable[..., Box], rt: Any) -> None:
+    """With the run directory gone, what is certain is still told, and what needs it is refused."""
+    c = box("sleep", "60").run(rt)
+    shutil.rmtree(c.directory)
+    assert rt.probe(c) == c.status
+    rt.start(c)  # it lives, so nothing waits any more
+    assert rt.processes(c) == [c.init]
+    with pytest.raises(StateIOError) as caught:
+        rt.execute(c, ["true"])
+    assert (caught.value.errno, caught.value.path) == (errno.ENOENT, str(c.directory))
+    rt.signal(c, signal.SIGKILL, all=True)
+    assert rt.wait(c, 20) is None
+    with pytest.raises(StateIOError) as caught:
+        rt.start(c)
+    assert caught.value.errno == errno.ESRCH
+
+
+def test_actions_without_a_process(tmp_path: Path, rt: Any) -> None:
+    """A container whose creation was interrupted has no process to act on; all that works is to look, and to destroy."""
+    c = box_in(tmp_path, ["true"])
+    for action in (rt.start, rt.pause, lambda c: rt.wait(c, 0), lambda c: rt.signal(c, signal.SIGTERM, all=False)):
+        with pytest.raises(StateIOError) as caught:
+            action(c)
+        assert caught.value.errno == errno.ESRCH
+    rt.signal(c, signal.SIGTERM, all=True)
+    assert rt.processes(c) == []
+    rt.destroy(c)
+
+
+def _as_nobody(action: str, c: Box, *args: Any, **options: Any) -> object:
+    runtime: Any = ProcessRuntime()
+    return getattr(runtime, action)(c, *args, **options)
+
+
+@pytest.mark.root
+def test_processes_of_another_user(open_root: Path, nobody: Worker) -> None:
+    """What may not be signalled or changed is told; it counts as running, and its directory is kept."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as roots:
+        c = box_in(open_root, ["true"])
+        c.init = ProcessRef.of(roots.pid)
+        for action, args, options in (
+            ("signal", (signal.SIGKILL,), {"all": True}),
+            ("signal", (signal.SIGKILL,), {"all": False}),
+            ("pause", (), {}),
+            ("update", ({"nice": 1},), {}),
+            ("update", ({"rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]},), {}),
+        ):
+            with pytest.raises(StateIOError) as caught:
+                nobody.call(_as_nobody, action, c, *args, **options)
+            assert caught.value.errno in {errno.EPERM, errno.EACCES}
+        with pytest.raises(StillRunningError) as still:
+            nobody.call(_as_nobody, "destroy", c)
+        assert still.value.pids == (roots.pid,)
+        assert os.strerror(errno.EPERM) in str(still.value)
+        assert c.init.presence() is Presence.ALIVE
+        roots.kill()
+    nobody.call(_as_nobody, "destroy", c)
 
 
 def test_execute_after_the_monitor_was_killed(box: Callable[..., Box], rt: Any) -> None:
@@ -979,22 +1018,29 @@ def test_events(box: Callable[..., Box], rt: Any) -> None:
 # -- clean-up of what was left half-done --------------------------------------------------------------------------------
 
 
-def _create(c: Box, started: Any) -> None:
-    runtime: Any = ProcessRuntime()
-    started.send(None)
-    runtime.create(c)
+def _killed(action: str, c: Box, seconds: float) -> None:
+    """Do `action`, in a process that is killed after `seconds`; there is no event to wait for, the moment is the point."""
+    here, there = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            os.write(there, b"x")
+            getattr(ProcessRuntime(), action)(c)
+        os._exit(0)
+    os.read(here, 1)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(here)
+    os.close(there)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(TIMES))
-def test_creator_killed_at_any_moment(box: Callable[..., Box], rt: Any, turn: int) -> None:
+def test_creator_killed_at_any_moment(box: Callable[..., Box], rt: Any, spawn: Spawn, turn: int) -> None:
     """A creator killed at a random moment leaves nothing that `destroy` does not remove; the name can be used again."""
     c = box("sleep", "60")
-    here, there = CHILDREN.Pipe()
-    with child(_create, c, there) as creator:
-        here.recv()
-        time.sleep(random.Random(turn).uniform(0, 0.03))  # a random moment is the point
-        creator.kill()
+    spawn().call(_killed, "create", c, random.Random(turn).uniform(0, 0.03))
     rt.destroy(c)
     assert not list(c.saver.root_dir.iterdir())
     until(lambda: not survivors(c.id))  # a monitor that came too late is on its way out
@@ -1078,23 +1124,13 @@ def test_new_container_replaces_one_without_a_record(
     assert rt.probe(c) == Status.RUNNING
 
 
-def _start(c: Box, started: Any) -> None:
-    runtime: Any = ProcessRuntime()
-    started.send(None)
-    runtime.start(c)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(TIMES))
-def test_starter_killed_at_any_moment(box: Callable[..., Box], rt: Any, tmp_path: Path, turn: int) -> None:
+def test_starter_killed_at_any_moment(box: Callable[..., Box], rt: Any, spawn: Spawn, tmp_path: Path, *, turn: int) -> None:
     """A starter killed at a random moment leaves a container that is created or running, as `probe` says; it runs once."""
     runs = tmp_path / "runs"
     c = box("sh", "-c", f"echo run >>{runs}; exec sleep 60").create(rt)
-    here, there = CHILDREN.Pipe()
-    with child(_start, c, there) as starter:
-        here.recv()
-        time.sleep(random.Random(turn).uniform(0, 0.004))  # a random moment is the point
-        starter.kill()
+    spawn().call(_killed, "start", c, random.Random(turn).uniform(0, 0.004))
     assert rt.probe(c) in {Status.CREATED, Status.RUNNING}
     rt.start(c)
     assert rt.probe(c) == Status.RUNNING
@@ -1104,30 +1140,28 @@ def test_starter_killed_at_any_moment(box: Callable[..., Box], rt: Any, tmp_path
     assert not survivors(c.id)
 
 
-def _destroy(c: Box, ready: Any, go: Any) -> None:
+def _destroy(c: Box) -> list[str]:
     runtime: Any = ProcessRuntime()
-    ready.send(None)
-    go.wait()
+    meet()
     runtime.destroy(c)
-    ready.send(os.listdir(c.saver.root_dir))
+    return os.listdir(c.saver.root_dir)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(TIMES))
-def test_two_destroyers(box: Callable[..., Box], rt: Any, turn: int) -> None:
+def test_two_destroyers(box: Callable[..., Box], rt: Any, spawn: Spawn, turn: int) -> None:
     """Two that destroy at once both succeed, and for neither anything is left."""
     c = box("sh", "-c", DAEMON + "sleep 60").create(rt)
     if turn % 2:
         rt.start(c)
-    go = CHILDREN.Event()
-    pipes = [CHILDREN.Pipe() for _ in range(2)]
-    with contextlib.ExitStack() as stack:
-        for _, there in pipes:
-            stack.enter_context(child(_destroy, c, there, go))
-        for here, _ in pipes:
-            here.recv()
-        go.set()
-        assert [here.recv() for here, _ in pipes if here.poll(20)] == [[], []]
+    workers = [spawn(), spawn()]
+    for worker in workers:
+        worker.start(_destroy, c)
+    for worker in workers:
+        worker.hear()
+    for worker in workers:
+        worker.tell()
+    assert [worker.result() for worker in workers] == [[], []]
     assert not survivors(c.id)
 
 
@@ -1168,6 +1202,47 @@ def test_parent_that_vanishes_during_creation(box: Callable[..., Box], rt: Any, 
     c.create(rt)
     assert rt.probe(c) == Status.CREATED
     assert next(turns) == 4
+
+
+@pytest.mark.parametrize("rival", ["creator", "destroyer"])
+def test_rivals_in_the_middle_of_a_removal(
+    box: Callable[..., Box], rt: Any, monkeypatch: pytest.MonkeyPatch, rival: str
+) -> None:
+    """A file that appears at the last moment is looked at too; a directory that another has removed is no error."""
+    c = box("true")
+    c.directory.mkdir(parents=True)
+    remove = os.rmdir
+    turns = itertools.count()
+
+    def late(path: str) -> None:
+        if path == str(c.directory) and not next(turns):
+            if rival == "creator":
+                (c.directory / ".monitor").touch()
+            else:
+                remove(path)
+        remove(path)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    rt.destroy(c)
+    assert not list(c.saver.root_dir.iterdir())
+
+
+def test_failing_clean_up_does_not_hide_its_cause(box: Callable[..., Box], rt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a creation fails and cannot be undone, the error is why it failed, and its notes say what is left."""
+    c = box("true", cwd="/no/such")
+    calls = itertools.count()
+
+    def sweep(directory: Any, container: Any) -> None:
+        if next(calls):
+            raise StillRunningError(id=container.id, pids=[1])
+        sweep_for_real(directory, container)
+
+    sweep_for_real = _sweep.sweep
+    monkeypatch.setattr("statefile.process_runtime._creation.sweep", sweep)
+    with pytest.raises(StateIOError) as caught:
+        rt.create(c)
+    assert caught.value.path == "/no/such"
+    assert "still running" in caught.value.__notes__[0]
 
 
 def test_destroy_after_the_monitor_was_killed(box: Callable[..., Box], rt: Any) -> None:
@@ -1290,28 +1365,26 @@ def test_undecided_identity_is_never_taken_for_gone(box: Callable[..., Box], rt:
     c.init = known
 
 
-def _destroy_myself(root: Path, answers: Any) -> None:
-    os.setsid()
+def _act_on_myself(action: str, root: Path) -> object:
     runtime: Any = ProcessRuntime()
     c = box_in(root, ["true"])
     c.init = ProcessRef.current()
-    for action in (runtime.destroy, runtime.pause):
-        try:
-            action(c)
-        except StateFileError as error:
-            answers.send((type(error).__name__, getattr(error, "pids", None) or getattr(error, "errno", None), os.getpid()))
+    getattr(runtime, action)(c)
+    return os.getpid()
 
 
-def test_a_container_cannot_destroy_or_pause_itself(tmp_path: Path) -> None:
+def test_a_container_cannot_destroy_or_pause_itself(root: Path, spawn: Spawn) -> None:
     """Who belongs to the container is told so: killed or stopped half-way, it could finish neither."""
-    here, there = CHILDREN.Pipe()
-    with child(_destroy_myself, tmp_path, there):
-        name, pids, pid = here.recv()
-        assert (name, pids) == ("StillRunningError", (pid,))
-        assert here.recv()[:2] == ("StateIOError", errno.EDEADLK)
+    worker = spawn()  # it leads a session, as the first process of a container does
+    with pytest.raises(StillRunningError) as caught:
+        worker.call(_act_on_myself, "destroy", root)
+    assert caught.value.pids == (worker.pid,)
+    with pytest.raises(StateIOError) as refused:
+        worker.call(_act_on_myself, "pause", root)
+    assert refused.value.errno == errno.EDEADLK
 
 
-def _adopt(root: Path, answers: Any) -> None:
+def _adopt(root: Path) -> list[int]:
     import ctypes
 
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # what PID 1 of a container has to do, this process does
@@ -1322,15 +1395,12 @@ def _adopt(root: Path, answers: Any) -> None:
             c.helpers["monitor"].send_signal(signal.SIGKILL)
             c.helpers["monitor"].wait(20)
         runtime.destroy(c)
-    answers.send([row.pid for row in _family.process_table().values() if row.parent == os.getpid()])
+    return [row.pid for row in _family.process_table().values() if row.parent == os.getpid()]
 
 
-def test_a_caller_who_adopts_orphans_keeps_no_zombie(tmp_path: Path) -> None:
+def test_a_caller_who_adopts_orphans_keeps_no_zombie(root: Path, spawn: Spawn) -> None:
     """Where the caller is PID 1, or a subreaper, monitors become its children: `destroy` reaps them."""
-    here, there = CHILDREN.Pipe()
-    with child(_adopt, tmp_path, there):
-        assert here.poll(30)
-        assert here.recv() == []
+    assert spawn(fresh=True).call(_adopt, root) == []
 
 
 def test_unremovable_directory_is_told(box: Callable[..., Box], rt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1393,14 +1463,15 @@ def test_same_name_in_two_roots(tmp_path: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    """Importing the runtime drags in none of the modules that only some actions need."""
-    heavy = {"subprocess", "psutil", "ctypes", "json", "asyncio", "resource", "hashlib", "multiprocessing", "socket"}
+    """Importing the runtime loads no module that only some actions need, neither its own nor those of others."""
+    heavy = {"subprocess", "psutil", "ctypes", "json", "asyncio", "resource", "hashlib", "logging", "socket", "fcntl"}
     code = (
-        "import sys; import pydantic, statefile._record, statefile.runtime, statefile._lifecycle, statefile._process; "
-        "before = set(sys.modules); "
-        "import statefile.process_runtime; print(*sorted(set(sys.modules) - before))"
+        "import sys, types; package = types.ModuleType('statefile'); package.__path__ = [sys.argv[1]]; "
+        "sys.modules['statefile'] = package; import statefile.runtime, statefile._lifecycle, statefile._process; "
+        "before = set(sys.modules); import statefile.process_runtime; print(*sorted(set(sys.modules) - before))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    package = os.path.dirname(os.path.dirname(_family.__file__))
+    told = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, check=True).stdout.split()
     assert not heavy & set(told)
     assert [name for name in told if "process_runtime" in name] == [
         "statefile.process_runtime",
