@@ -113,8 +113,18 @@ class Place:
         try:
             yield
         finally:
-            if not outside and self.lock.held_by(owner):
+            if not outside:
+                self._release_for(owner)
+
+    def _release_for(self, owner: Owner) -> None:
+        try:
+            if self.lock.held_by(owner):
                 self.release()
+        except BaseException:
+            # An exception out of a signal handler may come before the release: then this is the last chance for it.
+            if self.lock.held_by(owner):
+                self.release()
+            raise
 
     def release(self) -> None:
         """Release the lock, and delete its file if there is no state to go with it."""

@@ -121,8 +121,12 @@ class Room(Generic[T]):
 
     def serve(self) -> None:
         """See to it that a helper thread is at work."""
-        if not self._serving.locked():
+        if self._serving.locked():
+            return
+        if _places:
             _thread.start_new_thread(self._help, ())
+        else:
+            _rounds.include(self)
 
     def leave(self, ticket: Ticket[T]) -> None:
         """Give the place up; what was granted and not collected is given back."""

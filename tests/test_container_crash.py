@@ -40,6 +40,8 @@ from tests.test_container import FAMILY, ask, home, make, on_disk, pid_of, proce
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.harness import Spawn
+
 __all__ = ["home"]  # a fixture: pytest finds it by name
 
 
@@ -385,7 +387,7 @@ def _start(root: Path) -> str:
     return c.status
 
 
-def test_waiter_goes_on_when_the_holder_is_killed(home: Path, spawn: Callable[..., Worker]) -> None:
+def test_waiter_goes_on_when_the_holder_is_killed(home: Path, spawn: Spawn) -> None:
     """While an actor is stuck others see its intent and can look; once it is killed, who waited mends and acts at once."""
     c = prepared(home)
     stuck, waiter = spawn(quiet=True), spawn()
@@ -407,7 +409,7 @@ def test_waiter_goes_on_when_the_holder_is_killed(home: Path, spawn: Callable[..
     assert (on_disk(home)["status"], on_disk(home)["pending"]) == ("running", None)
 
 
-def test_stuck_actor_that_lives_is_waited_for(home: Path, spawn: Callable[..., Worker]) -> None:
+def test_stuck_actor_that_lives_is_waited_for(home: Path, spawn: Spawn) -> None:
     """An actor that only takes long is not taken for dead: who waits acts on what it has done."""
     c = prepared(home)
     stuck = spawn()

@@ -26,7 +26,7 @@ from tests.test_lifecycle import put
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.harness import Worker
+    from tests.harness import Spawn
 
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 
@@ -265,7 +265,7 @@ def _look_at_hidden(ref: ProcessRef, how: str) -> tuple[Any, str]:
 
 @pytest.mark.root
 @pytest.mark.parametrize("how", ["1", "2"])
-def test_hidden_process_is_unknown(spawn: Callable[..., Worker], sleeper: subprocess.Popen[bytes], how: str) -> None:
+def test_hidden_process_is_unknown(spawn: Spawn, sleeper: subprocess.Popen[bytes], how: str) -> None:
     """Where `/proc` hides other users' processes, nothing is claimed of them, and nothing is sent to them."""
     worker = spawn("unshare", "--mount", "--propagation", "private")
     looks, said = worker.call(_look_at_hidden, ProcessRef.of(sleeper.pid), how)
@@ -275,7 +275,7 @@ def test_hidden_process_is_unknown(spawn: Callable[..., Worker], sleeper: subpro
 
 
 @pytest.mark.root
-def test_without_proc_nothing_is_claimed(spawn: Callable[..., Worker], sleeper: subprocess.Popen[bytes]) -> None:
+def test_without_proc_nothing_is_claimed(spawn: Spawn, sleeper: subprocess.Popen[bytes]) -> None:
     """Where there is no `/proc`, what runs is unknown, and what does not is gone."""
     worker = spawn("unshare", "--mount", "--propagation", "private")
     looks, gone = worker.call(_look_without_proc, ProcessRef.of(sleeper.pid), PID_MAX)
@@ -285,9 +285,7 @@ def test_without_proc_nothing_is_claimed(spawn: Callable[..., Worker], sleeper: 
 
 
 @pytest.mark.root
-def test_process_seen_from_another_pid_namespace_is_unknown(
-    spawn: Callable[..., Worker], sleeper: subprocess.Popen[bytes]
-) -> None:
+def test_process_seen_from_another_pid_namespace_is_unknown(spawn: Spawn, sleeper: subprocess.Popen[bytes]) -> None:
     """The same number means different processes inside and outside, and neither side judges the other's."""
     worker = spawn("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     inner = worker.call(ProcessRef.current)
@@ -380,12 +378,10 @@ def _kill_as_nobody(ref: ProcessRef, *, pidfd: bool) -> Presence:
 
 @pytest.mark.root
 @pytest.mark.parametrize("pidfd", [True, False])
-def test_process_of_another_user_may_not_be_signalled(
-    spawn: Callable[..., Worker], sleeper: subprocess.Popen[bytes], pidfd: bool
-) -> None:
+def test_process_of_another_user_may_not_be_signalled(spawn: Spawn, sleeper: subprocess.Popen[bytes], pidfd: bool) -> None:
     """What the system forbids is an error with its errno; it is never read as gone."""
     with pytest.raises(StateIOError) as caught:
-        spawn().call(_kill_as_nobody, ProcessRef.of(sleeper.pid), pidfd=pidfd)
+        spawn(fresh=True).call(_kill_as_nobody, ProcessRef.of(sleeper.pid), pidfd=pidfd)
     assert (caught.value.errno, caught.value.path) == (errno.EPERM, f"/proc/{sleeper.pid}")
     assert sleeper.poll() is None
 
