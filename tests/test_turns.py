@@ -358,8 +358,8 @@ def forked(root: Path, board: mmap.mmap, slot: int, token: str) -> int:
         try:
             take_turns(root, board, slot, token)
             status = 0
-        except BaseException:  # noqa: BLE001  # a child must not return
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # noqa: BLE001  # a child must not return
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(status)
     return pid
