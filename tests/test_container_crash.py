@@ -207,8 +207,19 @@ def agrees(c: Container) -> None:
     """Record and kernel say the same."""
     assert c.init is not None
     assert (c.init.presence() is Presence.ALIVE) == (c.status is not Status.STOPPED)
-    if c.status is not Status.STOPPED:
-        assert (process_state(c.init.pid) == "T") == (c.status is Status.PAUSED)
+    if c.status is Status.STOPPED:
+        return
+    assert (process_state(c.init.pid) == "T") == (c.status is Status.PAUSED)
+    if Status.CREATED in {c.status, c.paused_from}:
+        assert not runs_its_program(c)
+    else:
+        until(lambda: runs_its_program(c))
+
+
+def runs_its_program(c: Container) -> bool:
+    """Whether its process is what the spec says, and no longer one that waits to become that."""
+    program: str = c.spec["process"]["args"][0]
+    return Path(f"/proc/{pid_of(c)}/cmdline").read_bytes().startswith(program.encode() + b"\0")
 
 
 CASES = [

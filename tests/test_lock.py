@@ -802,7 +802,7 @@ def be_interrupted(root: Path, timeout: float | None) -> None:
     before = threads()
     file = StateFile(root_dir=root, id=ID)
     tell("waits")
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as kept:  # whoever keeps the error keeps no place in the queue with it
         file.lock(timeout=timeout)
     assert not file.locked
     assert len(threads() - before) <= 2  # a helper, and for a second the one that reminds
@@ -812,6 +812,7 @@ def be_interrupted(root: Path, timeout: float | None) -> None:
     until(lambda: threads() <= before and lock_descriptors() == [])
     file.lock(timeout=30)
     file.unlock()
+    assert isinstance(kept.value, Interrupted)
 
 
 @pytest.mark.parametrize("timeout", [None, 30])
@@ -1218,6 +1219,63 @@ def test_file_that_was_just_going_is_opened_again(root: Path, code: int) -> None
         with file.hold_for_new():
             pass
     assert failed
+
+
+def test_file_that_goes_again_and_again_is_waited_for(root: Path, spawn: Spawn) -> None:
+    """However often the lock file is gone when a helper thread comes to open it, a wait with a deadline goes on."""
+    holder = spawn()
+    holder.start(hold_nothing, root)
+    holder.hear()
+    real, mine = os.open, threading.get_ident()
+    gone: list[str] = []
+
+    def call(path: Any, *args: Any, **kwargs: Any) -> int:
+        if threading.get_ident() != mine and str(path).endswith(".lock") and len(gone) < 8:
+            gone.append(path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if len(gone) == 8:
+            gone.append("")
+            holder.tell()
+        return real(path, *args, **kwargs)
+
+    file = StateFile(root_dir=root, id=ID)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", call)
+        with file.hold_for_new(timeout=30):
+            file.save_locked({})
+    assert len(gone) == 9
+    holder.result()
+
+
+def hold_nothing(root: Path) -> None:
+    """Hold the lock of a container that is not made in the end."""
+    with StateFile(root_dir=root, id=ID).hold_for_new():
+        tell()
+        hear()
+
+
+def test_existing_lock_file_is_not_opened_as_if_it_were_new(file: StateFile) -> None:
+    """A lock file that is there is opened without O_CREAT, which a sticky directory refuses for another user's file."""
+    real = os.open
+    flags: list[int] = []
+
+    def call(path: Any, how: int, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".lock"):
+            flags.append(how)
+        return real(path, how, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", call)
+        with file.hold():
+            pass
+        with pytest.raises(AlreadyExistsError):
+            file.lock_for_new()
+    assert len(flags) == 2
+    for how in flags:
+        assert how & os.O_ACCMODE == os.O_RDWR  # on NFS a lock is refused to a reader
+        assert not how & (os.O_CREAT | os.O_TRUNC)
+        assert how & os.O_NOFOLLOW
+        assert how & os.O_CLOEXEC
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "transaction"])

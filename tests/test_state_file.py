@@ -37,6 +37,7 @@ from statefile import (
     LockTimeoutError,
     NotFoundError,
     NotLockedError,
+    StaleStateError,
     StateDir,
     StateFile,
     StateFileError,
@@ -44,6 +45,7 @@ from statefile import (
     UnsafePathError,
     UnstorableStateError,
 )
+from statefile._record import Revisioned
 from tests.harness import (
     STRACE,
     Worker,
@@ -620,6 +622,74 @@ def test_root_that_is_a_link_is_refused(file: StateFile, verb: str) -> None:
     assert names(file.root_dir) == [LOCK, STATE]
 
 
+# -- records that count their saves ------------------------------------------------------------------------------------
+
+
+class Counted(Revisioned):
+    """A record of an embedder's that counts its saves."""
+
+    n: int = 0
+
+
+def test_each_save_is_the_next_revision(new: StateFile) -> None:
+    """A record that counts its saves is one further after each, in the object as in the file, and not after a failed one."""
+    state = Counted(n=1)
+    with new.hold_for_new():
+        for revision in (1, 2, 3):
+            new.save_locked(state)
+            assert state.revision == new.load(Counted).revision == revision
+        state.n = 2**64
+        with pytest.raises(UnstorableStateError):
+            new.save_locked(state)
+        assert state.revision == new.load(Counted).revision == 3
+    with new.transaction(Counted) as state:
+        state.n = 5
+    assert new.load(dict) == {"revision": 4, "n": 5}
+
+
+@pytest.mark.parametrize("loaded", ["never", "before", "under the lock"])
+def test_record_older_than_the_file_is_refused(new: StateFile, loaded: str) -> None:
+    """A save that would undo another's is `StaleStateError` and changes nothing, whatever this object has read before."""
+    other = StateFile(root_dir=new.root_dir, id=new.id)
+    with new.hold_for_new():
+        new.save_locked(Counted(n=1))
+    old = other.load(Counted)
+    with new.transaction(Counted) as state:
+        state.n = 2
+    saver = StateFile(root_dir=new.root_dir, id=new.id) if loaded == "never" else other
+    with saver.hold():
+        if loaded == "under the lock":
+            saver.load(Counted)
+        with pytest.raises(StaleStateError) as caught:
+            saver.save_locked(old)
+        assert (caught.value.revision, caught.value.found, caught.value.path) == (1, 2, str(new.state_path))
+        assert old.revision == 1
+    assert new.load(Counted) == Counted(revision=2, n=2)
+
+
+def test_what_was_read_under_an_earlier_lock_is_read_again(new: StateFile) -> None:
+    """What an object knows of the file ends with its lock: another may have saved since."""
+    other = StateFile(root_dir=new.root_dir, id=new.id)
+    with new.hold_for_new():
+        new.save_locked(Counted(n=1))
+        mine = new.load(Counted)
+    with other.transaction(Counted) as state:
+        state.n = 2
+    with new.hold(), pytest.raises(StaleStateError):
+        new.save_locked(mine)
+    assert new.load(Counted).n == 2
+
+
+def test_counted_record_may_replace_what_is_no_record(file: StateFile) -> None:
+    """Over a state without a revision, or a corrupt one, the first revision is saved: nothing that counts is lost."""
+    for content in (b'{"n":1}', b"{", b'{"revision":"x"}'):
+        file.state_path.write_bytes(content)
+        state = Counted(n=2)
+        with file.hold():
+            file.save_locked(state)
+        assert (state.revision, file.load(Counted)) == (1, state)
+
+
 # -- load --------------------------------------------------------------------------------------------------------------
 
 
@@ -839,14 +909,21 @@ def test_transaction_saves_at_a_clean_end_alone(file: StateFile) -> None:
         assert file.locked
         assert file.load(Model).n == 1
     assert file.load(Model).n == 2
-    with pytest.raises(ZeroDivisionError), file.transaction(Model) as state:
-        state.n = 3 // 0
+    with pytest.raises(ZeroDivisionError):
+        change_and_fail(file)
     assert file.load(Model).n == 2
     with pytest.raises(UnstorableStateError), file.transaction(dict) as plain:
         plain["n"] = float("nan")
     assert file.load(Model).n == 2
     assert not file.locked
     assert free(file)
+
+
+def change_and_fail(file: StateFile) -> None:
+    """Change the state in a transaction that does not end well."""
+    with file.transaction(Model) as state:
+        state.n = 3
+        raise ZeroDivisionError
 
 
 def test_transaction_keeps_what_the_model_does_not_know(file: StateFile) -> None:
@@ -1151,6 +1228,7 @@ def what_may_be_done(root: Path) -> dict[str, str]:
     """Try each primitive; "fine", or the errno of the refusal."""
     file = state_file(root)
     new = StateFile(root_dir=root, id="new")
+    absent = StateFile(root_dir=root, id="absent")
 
     def save() -> None:
         with file.hold(timeout=0):
@@ -1164,6 +1242,8 @@ def what_may_be_done(root: Path) -> dict[str, str]:
         "save": save,
         "create": new.lock_for_new,
         "destroy": file.destroy,
+        "lock nothing": absent.lock,
+        "destroy nothing": absent.destroy,
     }
     found = {}
     for name, do in tries.items():
@@ -1182,8 +1262,9 @@ def test_reader_who_may_not_write_can_read(file: StateFile, root: Path, nobody: 
     root.chmod(0o555)
     file.state_path.chmod(0o444)
     file.lock_path.chmod(0o444)
-    fine = dict.fromkeys(["load", "ids", "exists", "holder"], "fine")
-    assert nobody.call(what_may_be_done, root) == fine | dict.fromkeys(["save", "create", "destroy"], "EACCES")
+    fine = dict.fromkeys(["load", "ids", "exists", "holder", "destroy nothing"], "fine")
+    refused = dict.fromkeys(["save", "create", "destroy"], "EACCES")
+    assert nobody.call(what_may_be_done, root) == fine | refused | {"lock nothing": "NotFoundError"}
     assert names(root) == [LOCK, STATE]
     root.chmod(0o755)
 

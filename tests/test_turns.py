@@ -312,8 +312,16 @@ def test_we_wait_for_runsc(root: Path, runsc: list[str], spawn: Spawn, tmp_path:
             assert waiter.hear() == "in"
             waiter.tell()
             waiter.result()
-        other.communicate(timeout=20)
+        # Each of its threads is stopped at its first flock, so one that releases on another thread is stopped once more.
+        until(lambda: ended(other, holder))
     assert try_lock(root, "batch-1", 5) == "got it"
+
+
+def ended(tracer: subprocess.Popen[bytes], traced: int) -> bool:
+    """Whether a traced program has ended; if not, it is told to go on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(traced, signal.SIGCONT)
+    return tracer.poll() is not None
 
 
 # -- a storm -----------------------------------------------------------------------------------------------------------
