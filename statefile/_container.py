@@ -16,16 +16,17 @@ from statefile._process import Presence, ProcessRef
 from statefile._record import build
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
+from statefile._waiter import Deadline
 from statefile.errors import (
     CorruptStateError,
     DestroyError,
     NotFoundError,
+    SpecError,
     StateFileError,
     StillRunningError,
-    UnsupportedActionError,
 )
 from statefile.oci import OCI_VERSION, State, sandbox_joined
-from statefile.runtime import ExitStatus, Runtime, Sandbox, missing_methods
+from statefile.runtime import ExitStatus, Runtime, Sandbox, check_runtime, checked_created
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -148,6 +149,30 @@ class Container(Drivable):
             container.destroy()
         return status
 
+    @classmethod
+    def remove(
+        cls,
+        root_dir: str | os.PathLike[str],
+        id: FullID | str,  # the field's name
+        *,
+        runtime: Runtime,
+        durability: Durability = Durability.FULL,
+        timeout: float | None = None,
+    ) -> None:
+        """Destroy the container that has exactly this ID, whatever its file says, also if it can no longer be read.
+
+        On return nothing of it runs and the ID is free; nothing there is success. Of an unreadable record the runtime is
+        handed a container that has its IDs alone.
+
+        Raises:
+            As `destroy`.
+        """
+        check_runtime(runtime)
+        saver = StateDir(root_dir, durability=durability).state_file(id)
+        container = build(cls, path=saver.state_path, id=saver.id.container_id, status=Status.CREATING, saver=saver)
+        vars(container)["_runtime"] = runtime
+        container._destroy(force=False, unreadable=True, timeout=timeout)  # noqa: SLF001  # its own class
+
     # -- verbs, in the order of a life ---------------------------------------------------------------------------------
 
     def start(self, *, timeout: float | None = None) -> None:
@@ -184,6 +209,8 @@ class Container(Drivable):
 
     def execute(self, args: Sequence[str]) -> Any:  # noqa: ANN401  # what the runtime returns
         """Run another process in it, without the lock. Returns what the runtime returns: a `ProcessRef`, by convention."""
+        if isinstance(args, str):
+            raise SpecError(field="args", reason=f"is a list of strings, the program first, not the string {args!r:.80}")
         return self._ask(Action.EXECUTE, list(args))
 
     def events(self) -> Any:  # noqa: ANN401  # what the runtime returns
@@ -201,8 +228,8 @@ class Container(Drivable):
             ValueError: there is no such signal.
             InvalidTransitionError: its status does not allow it; nothing was sent.
         """
-        if not 0 < number < _signal.NSIG:
-            raise ValueError(f"there is no signal {number!r}")
+        if not _is_signal(number):
+            raise ValueError(f"there is no signal {number!r}: give its number, such as signal.SIGTERM")
         self.refresh()
         self._judge(Action.SIGNAL_ALL if all else Action.SIGNAL)
         self._need_runtime(Action.SIGNAL).signal(self, int(number), all=all)
@@ -213,10 +240,12 @@ class Container(Drivable):
         Any number of processes may wait, also after the end. The status is written into the record once. `timeout` in seconds.
 
         Raises:
+            ValueError: `timeout` is negative or NaN.
             WaitTimeoutError: it still runs.
             InvalidTransitionError: it is still being created.
             NotFoundError: there is no such container.
         """
+        timeout = Deadline(timeout).timeout
         self.refresh()
         self._judge(Action.WAIT)
         if self.status is Status.STOPPED and self.exit_status is not None:
@@ -270,17 +299,7 @@ class Container(Drivable):
             DestroyError: what failed, an `ExceptionGroup`; with a `StillRunningError` in it if the record was kept.
             LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `StateFile.lock`.
         """
-        try:
-            with self.saver.hold(timeout=timeout):
-                try:
-                    self._reload()
-                except CorruptStateError:
-                    if not force:
-                        raise
-                self._destroy_locked(force=force)
-        except NotFoundError:
-            self.status = Status.STOPPED
-            self.pending = None
+        self._destroy(force=force, unreadable=force, timeout=timeout)
 
     # -- creation and destruction --------------------------------------------------------------------------------------
 
@@ -303,7 +322,7 @@ class Container(Drivable):
         return self
 
     def _create_locked(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None) -> None:
-        created = runtime.create(self)
+        created = checked_created(runtime.create(self), runtime)
         self.init = created.init
         self.helpers = dict(created.helpers)
         self.sandbox = created.sandbox or self._sandbox_of(created.init)
@@ -319,6 +338,19 @@ class Container(Drivable):
         with contextlib.suppress(StateFileError):
             return StateDir(self.saver.root_dir).state_file(full_id.sandbox_id).load(ContainerState).sandbox
         return None
+
+    def _destroy(self, *, force: bool, unreadable: bool, timeout: float | None) -> None:
+        try:
+            with self.saver.hold(timeout=timeout):
+                try:
+                    self._reload()
+                except CorruptStateError:
+                    if not unreadable:
+                        raise
+                self._destroy_locked(force=force)
+        except NotFoundError:
+            self.status = Status.STOPPED
+            self.pending = None
 
     def _destroy_locked(self, *, force: bool) -> None:
         errors: list[Exception] = []
@@ -364,15 +396,8 @@ class Container(Drivable):
 _PID_FILE_MODE = 0o644
 
 
-def check_runtime(runtime: object) -> None:
-    """Refuse a runtime that lacks a required method.
-
-    Raises:
-        UnsupportedActionError: which methods it lacks.
-    """
-    missing = missing_methods(runtime)
-    if missing:
-        raise UnsupportedActionError(action=" and ".join(missing), runtime=type(runtime).__name__)
+def _is_signal(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 < number < _signal.NSIG
 
 
 @contextlib.contextmanager

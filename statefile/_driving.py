@@ -14,6 +14,7 @@ from statefile._container_state import ContainerState, Pending, now
 from statefile._lifecycle import Action, Status, allowed_actions, row_of
 from statefile._process import Presence, ProcessRef
 from statefile.errors import (
+    InvalidRuntimeError,
     InvalidTransitionError,
     StateFileError,
     UnsupportedActionError,
@@ -169,13 +170,18 @@ class Drivable(ContainerState):
     def _probe(self) -> Status | str:
         if self._runtime is None or self.status is Status.CREATING:
             return self.status
-        return Status(self._runtime.probe(cast("Container", self)))
+        found = self._runtime.probe(cast("Container", self))
+        try:
+            return found if found == self.status else Status(found)
+        except ValueError:
+            reason = f"probe must return a Status, not {found!r:.80}"
+            raise InvalidRuntimeError(runtime=type(self._runtime).__name__, reason=reason) from None
 
     def _wait_for_process(self, timeout: float | None) -> ExitStatus | None:
         wait = getattr(self._runtime, "wait", None)
         if wait is not None:
             try:
-                return _as_exit_status(wait(self, timeout))
+                return self._as_exit_status(wait(self, timeout))
             except TimeoutError as error:
                 raise WaitTimeoutError(id=self.id, timeout=timeout or 0.0) from error
         process = self.process
@@ -192,7 +198,7 @@ class Drivable(ContainerState):
         if wait is None or self._presence() is not Presence.GONE:
             return None
         try:
-            return _as_exit_status(wait(self, 0.0))
+            return self._as_exit_status(wait(self, 0.0))
         except Exception as error:  # noqa: BLE001  # how it ended is worth a line, not a failure
             _log.info("%s: how its process ended is unknown: %s", self.id, error)
             return None
@@ -216,6 +222,12 @@ class Drivable(ContainerState):
         self.status = Status.STOPPED
         self.exit_status = exit_status
         return exit_status
+
+    def _as_exit_status(self, value: object) -> ExitStatus | None:
+        if value is None or isinstance(value, ExitStatus):
+            return value
+        reason = f"wait must return an ExitStatus or None, not {value!r:.80}"
+        raise InvalidRuntimeError(runtime=type(self._runtime).__name__, reason=reason)
 
     # -- the runtime ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +253,3 @@ def noting(error: BaseException) -> Generator[None]:
         several = cast("tuple[Exception, ...]", getattr(another, "exceptions", (another,)))
         for each in several:
             error.add_note(f"then, cleaning up: {type(each).__name__}: {each}")
-
-
-def _as_exit_status(value: object) -> ExitStatus | None:
-    return None if value is None else ExitStatus.model_validate(value)

@@ -215,7 +215,9 @@ def descendants(pid: int) -> list[ProcessRef]:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(ProcessLookupError):
-                found.append(ProcessRef.of(child.pid))
+                ref = ProcessRef.of(child.pid)
+                if ref.presence() is Presence.ALIVE:  # and no zombie
+                    found.append(ref)
     return found
 
 

@@ -12,12 +12,13 @@ import enum
 import functools
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticSerializationError, SchemaSerializer
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
 from statefile.errors import CorruptStateError, UnstorableStateError
 
@@ -116,7 +117,7 @@ def _at_once(
 ) -> bytes | None:
     """Everything in C, in one function: what is called between costs as much as what is done."""
     try:
-        data = to_json(state, by_alias=True, exclude=exclude)
+        data = to_json(state, by_alias=True, exclude=exclude, warnings="error")  # a field of another type than its own
         if b"NaN" in data or b"Infinity" in data or data == b"{}" or _MANY_DIGITS in data.translate(_DIGITS_TO_ZERO):
             return None
         parts = [data[:-1]]
@@ -152,7 +153,7 @@ def _plain(state: object, exclude: frozenset[str] | None = None) -> object:
         return dict(cast("Mapping[str, Any]", state))
     serializer = _serializer(cast("Any", type(state)))
     try:
-        return serializer.to_python(state, mode="json", by_alias=True, exclude=cast("Any", exclude))
+        return serializer.to_python(state, mode="json", by_alias=True, exclude=cast("Any", exclude), warnings="error")
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise _Unstorable("", f"has no JSON form: {error}") from error
 
@@ -381,6 +382,13 @@ def _first_error(error: ValidationError) -> str:
     return f"field {where!r}: {first['msg']}{others}" if where else f"{first['msg']}{others}"
 
 
+def _readable_typed_dict(type_: Any) -> Any:  # noqa: ANN401  # a TypedDict is no type to a type checker
+    """The same `TypedDict` in a form that pydantic can read: before Python 3.12 it refuses those of `typing`."""
+    fields = get_type_hints(type_, include_extras=True)
+    wrapped = {name: hint if name in type_.__required_keys__ else NotRequired[hint] for name, hint in fields.items()}
+    return TypedDict(type_.__name__, wrapped)  # type: ignore[operator]
+
+
 _validators_of: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
 
@@ -392,7 +400,7 @@ def _validators(type_: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:  #
             type_.__pydantic_validator__.validate_json,
         )
     else:
-        adapter = TypeAdapter[Any](cast("Any", type_))
+        adapter = TypeAdapter[Any](cast("Any", _readable_typed_dict(type_) if is_typeddict(cast("Any", type_)) else type_))
         found = (adapter.validate_python, adapter.validate_json)
     _validators_of[type_] = found
     return found

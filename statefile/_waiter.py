@@ -41,8 +41,13 @@ class Deadline:
         Raises:
             ValueError: it is negative, NaN or no number.
         """
-        if timeout is not None and not timeout >= 0:  # NaN is not >= 0
-            raise ValueError(f"a timeout is None or a number of seconds from 0, not {timeout!r}")
+        try:
+            if timeout is not None:
+                timeout = timeout + 0.0
+                if not timeout >= 0:  # NaN is not
+                    raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"a timeout is None or a number of seconds from 0, not {timeout!r:.80}") from None
         self.timeout = timeout
         self._end = None if timeout is None else time.monotonic() + timeout
 

@@ -23,6 +23,8 @@
     └─ the lifecycle
        ├─ InvalidTransitionError    RuntimeError       the status does not allow the action; nothing has changed
        ├─ UnsupportedActionError                       the runtime has no such method
+       ├─ InvalidRuntimeError       TypeError          the runtime does not keep its side: mend the runtime
+       ├─ SpecError                 ValueError         the runtime cannot run that spec: mend the spec
        ├─ WaitTimeoutError          TimeoutError       the container still runs: wait longer
        ├─ StillRunningError                            a process would not die: the record is kept, try again
        ├─ DestroyError              ExceptionGroup     what failed of a destruction, all of it
@@ -302,8 +304,8 @@ class CorruptStateError(StateFileError, ValueError):
     def __init__(self, *, path: str, kind: str, reason: str) -> None:
         """Name file, kind and reason."""
         super().__init__(
-            f"{path} is corrupt ({kind}): {reason}. The file was not changed: keep a copy if you want to know more, then "
-            "destroy() frees the ID",
+            f"{path} is corrupt ({kind}): {reason}. The file was not changed: keep a copy if you want to know more; "
+            "Container.remove(…) then ends what runs and frees the ID, StateFile.destroy() removes the files alone",
             path=path,
             kind=kind,
             reason=reason,
@@ -351,7 +353,7 @@ class UnstorableStateError(StateFileError, ValueError):
         """Name the field and the reason."""
         at = f"{field!r} " if field else "the state "
         super().__init__(
-            f"{path} was not saved: {at}{reason}. The old state is in place", path=path, field=field, reason=reason
+            f"{path} was not saved: {at}{reason}. What was there before is unchanged", path=path, field=field, reason=reason
         )
 
 
@@ -391,9 +393,9 @@ class UnsafePathError(StateFileError, OSError):
 
     def __init__(self, *, path: str, found: str, expected: str, errno: int) -> None:
         """Say what stands in whose place."""
+        instead = ", or pass the path that it points to" if found == "a symbolic link" and expected == "a directory" else ""
         super().__init__(
-            f"{path} is {found} where {expected} belongs: it was left alone; see who put it there and remove it (for a "
-            "root directory, pass the path that it points to)",
+            f"{path} is {found} where {expected} belongs: it was left alone; see who put it there and remove it{instead}",
             path=path,
             found=found,
         )
@@ -467,7 +469,39 @@ class UnsupportedActionError(StateFileError):
 
     def __init__(self, *, action: object, runtime: str) -> None:
         """Name the missing method."""
-        super().__init__(f"runtime {runtime} has no method {str(action)!r}", action=action, runtime=runtime)
+        super().__init__(f"runtime {runtime} cannot {action}: it has no such method", action=action, runtime=runtime)
+
+
+class InvalidRuntimeError(StateFileError, TypeError):
+    """A runtime did not keep its side of `Runtime`: what it returned is not used.
+
+    Attributes:
+        runtime: the runtime's type name.
+        reason: what is wrong.
+    """
+
+    runtime: str
+    reason: str
+
+    def __init__(self, *, runtime: str, reason: str) -> None:
+        """Name the runtime and what is wrong with it."""
+        super().__init__(f"runtime {runtime}: {reason}", runtime=runtime, reason=reason)
+
+
+class SpecError(StateFileError, ValueError):
+    """The spec, or what else was handed over, cannot be run by this runtime; nothing was started or changed.
+
+    Attributes:
+        field: where, as a dotted path.
+        reason: what is wrong with it.
+    """
+
+    field: str
+    reason: str
+
+    def __init__(self, *, field: str, reason: str) -> None:
+        """Name the field and the reason."""
+        super().__init__(f"{field} {reason}", field=field, reason=reason)
 
 
 class WaitTimeoutError(StateFileError, TimeoutError):

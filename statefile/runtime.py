@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import signal as _signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from pydantic import ConfigDict, Field
 
 from statefile._ids import FullID
 from statefile._process import PID_MAX, ProcessRef
 from statefile._record import Record
+from statefile.errors import InvalidRuntimeError, UnsupportedActionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,4 +145,50 @@ def missing_methods(runtime: object) -> list[str]:
     return [name for name in REQUIRED if not callable(getattr(runtime, name, None))]
 
 
-__all__ = ["REQUIRED", "Created", "ExitStatus", "FullID", "ProcessRef", "Runtime", "Sandbox", "missing_methods"]
+def checked_created(created: object, runtime: object) -> Created:
+    """What `create` returned, if a record can hold it.
+
+    Raises:
+        InvalidRuntimeError: it cannot.
+    """
+    found: Any = created
+    wrong = None
+    if not isinstance(created, Created):
+        wrong = f"a Created, not {created!r:.80}"
+    elif not isinstance(found.init, ProcessRef):
+        wrong = f"a Created whose init is a ProcessRef (ProcessRef.of(pid)), not {found.init!r:.80}"
+    elif not all(isinstance(helper, ProcessRef) for helper in found.helpers.values()):
+        wrong = f"a Created whose helpers are ProcessRefs by name, not {found.helpers!r:.80}"
+    elif not isinstance(found.sandbox, Sandbox | None):
+        wrong = f"a Created whose sandbox is a Sandbox or None, not {found.sandbox!r:.80}"
+    if wrong is not None:
+        raise InvalidRuntimeError(runtime=type(runtime).__name__, reason=f"create must return {wrong}")
+    return cast("Created", created)
+
+
+def check_runtime(runtime: object) -> None:
+    """Refuse a runtime that lacks a required method.
+
+    Raises:
+        InvalidRuntimeError: it is a class, and no object of it.
+        UnsupportedActionError: which methods it lacks.
+    """
+    if isinstance(runtime, type):
+        raise InvalidRuntimeError(runtime=runtime.__name__, reason="this is the class: hand over an object of it")
+    missing = missing_methods(runtime)
+    if missing:
+        raise UnsupportedActionError(action=" and ".join(missing), runtime=type(runtime).__name__)
+
+
+__all__ = [
+    "REQUIRED",
+    "Created",
+    "ExitStatus",
+    "FullID",
+    "ProcessRef",
+    "Runtime",
+    "Sandbox",
+    "check_runtime",
+    "checked_created",
+    "missing_methods",
+]

@@ -39,14 +39,14 @@ BANDS = {
 }
 LEVEL = {name: level for level, names in enumerate(BANDS.values()) for name in names}
 
-# Models are everywhere, so pydantic is nobody's own; pydantic_core is its other half.
-SHARED = {"pydantic", "pydantic_core"}
+# Models are everywhere, so pydantic is nobody's own; pydantic_core is its other half, and typing_extensions comes with it.
+SHARED = {"pydantic", "pydantic_core", "typing_extensions"}
 
 # A runtime has files, pipes and processes of its own, and touches them as it likes. Libraries it still does not own.
 FREE = "process_runtime"
 
 MAX_LINES = 420
-LONG = {"errors.py": 600}  # one tree, one page: what an error means is found in one place
+LONG = {"errors.py": 640}  # one tree, one page: what an error means is found in one place
 VAGUE = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pydantic import Field
@@ -32,6 +32,7 @@ from statefile import (
     ExitStatus,
     FullID,
     InvalidIDError,
+    InvalidRuntimeError,
     InvalidTransitionError,
     LockTimeoutError,
     NotFoundError,
@@ -1250,7 +1251,7 @@ def test_probe_that_tells_nonsense(home: Path, script: Script) -> None:
     before = path.read_bytes()
     script.instead["probe"] = lambda _: "sleeping"
     c = Container.load(home, "c", runtime=script)
-    with pytest.raises(ValueError, match="sleeping"):
+    with pytest.raises(InvalidRuntimeError, match=r"Script: probe must return a Status, not 'sleeping'"):
         c.recover()
     assert path.read_bytes() == before
     c.destroy()
@@ -1600,7 +1601,55 @@ def test_wait_tells_the_signal(home: Path, number: int, start: bool) -> None:
     assert on_disk(home)["exitStatus"] == {"code": None, "signal": number}
 
 
-@pytest.mark.parametrize("timeout", [0, 0.05, -1])
+def test_runtime_that_returns_no_created_is_refused(home: Path, script: Script) -> None:
+    """What `create` returns is looked at before it gets into the record: the error says what it must be; nothing is left."""
+    init = script.child()
+    for wrong in (None, init.pid, Created(init=cast("Any", init.pid)), Created(init=init, helpers={"g": cast("Any", 5)})):
+        script.instead["create"] = lambda _, wrong=wrong: wrong
+        with pytest.raises(InvalidRuntimeError, match="create must return a Created"):
+            Container.new(home, "c", runtime=script)
+        assert not names(home)
+
+
+def test_class_in_place_of_a_runtime_is_refused(home: Path) -> None:
+    """A runtime is an object: its class would fail at the first call, with a record made already."""
+    with pytest.raises(InvalidRuntimeError, match="hand over an object"):
+        Container.new(home, "c", runtime=cast("Any", ProcessRuntime))
+    assert not home.exists() or not names(home)
+
+
+def test_remove_ends_what_can_no_longer_be_read(home: Path) -> None:
+    """A container whose file is rubbish is ended by its ID, and the ID is free; again, nothing there is success."""
+    c = make(home)
+    c.start()
+    init = c.init
+    assert init is not None
+    c.saver.state_path.write_text("{")
+    Container.remove(home, "c", runtime=ProcessRuntime())
+    assert init.presence() is Presence.GONE
+    assert not names(home)
+    Container.remove(home, "c", runtime=ProcessRuntime())
+    assert not names(home)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", 1j, 10**400])
+def test_wait_refuses_what_is_no_time(home: Path, timeout: Any) -> None:
+    """A timeout that is none is a `ValueError`, as for a lock."""
+    c = make(home)
+    with pytest.raises(ValueError, match="a number of seconds"):
+        c.wait(timeout)
+
+
+@pytest.mark.parametrize("number", ["TERM", None, True, 1.5, 0, -9, 65, 10**9])
+def test_what_is_no_signal_is_refused(home: Path, number: Any) -> None:
+    """Nothing is sent for what is no signal's number."""
+    c = make(home)
+    with pytest.raises(ValueError, match="no signal"):
+        c.signal(number)
+    assert c.state().status == "created"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05])
 def test_wait_gives_up_in_time(home: Path, timeout: float) -> None:
     """What still runs when the time is up is an error that says for how long was waited; nothing has changed."""
     c = make(home)

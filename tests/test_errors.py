@@ -70,7 +70,7 @@ TREE = {
         {"path": PATH, "version": 3, "supported": 1}, says=(PATH, "version 3", "writes 1", "upgrade statefile")
     ),
     errors.UnstorableStateError: Row(
-        {"path": PATH, "field": "a.b", "reason": "is nan"}, ValueError, says=(PATH, "'a.b' is nan", "old state is in place")
+        {"path": PATH, "field": "a.b", "reason": "is nan"}, ValueError, says=(PATH, "'a.b' is nan", "was not saved")
     ),
     errors.StaleStateError: Row(
         {"path": PATH, "revision": 2, "found": 5}, RuntimeError, says=(PATH, "revision 5", "at 2", "load it under the lock")
@@ -95,6 +95,12 @@ TREE = {
         facts={"allowed": (Action.DELETE, Action.WAIT)},
     ),
     errors.UnsupportedActionError: Row({"action": Action.PAUSE, "runtime": "Toy"}, says=("Toy", "pause")),
+    errors.InvalidRuntimeError: Row({"runtime": "Toy", "reason": "has no probe"}, TypeError, says=("Toy", "has no probe")),
+    errors.SpecError: Row({"field": "process.args", "reason": "is empty"}, ValueError, says=("process.args is empty",)),
+    errors.InvalidRuntimeError: Row(
+        {"runtime": "Toy", "reason": "create must return a Created"}, TypeError, says=("Toy", "must return a Created")
+    ),
+    errors.SpecError: Row({"field": "process.args", "reason": "is empty"}, ValueError, says=("process.args is empty",)),
     errors.WaitTimeoutError: Row({"id": "c", "timeout": 2.0}, TimeoutError, errno.ETIMEDOUT, ("'c'", "2 s")),
     errors.StillRunningError: Row({"id": "c", "pids": [7, 9]}, says=("'c'", "7, 9", "try again"), facts={"pids": (7, 9)}),
     errors.DestroyError: Row(

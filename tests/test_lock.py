@@ -29,7 +29,6 @@ import portalocker.portalocker
 import pytest
 from pydantic import BaseModel
 
-import tests
 from statefile import (
     AlreadyExistsError,
     CorruptStateError,
@@ -1074,7 +1073,7 @@ def test_interpreter_ends_silently_with_locks_held(file: StateFile, root: Path, 
     program = textwrap.dedent(prelude) + EXITS[how]
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", "-c", program],
-        env=os.environ | {"PYTHONPATH": str(Path(tests.__file__).parent.parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=50,

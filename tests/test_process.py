@@ -549,16 +549,25 @@ def test_wait_for_the_unknown_returns_at_once(sleeper: subprocess.Popen[bytes]) 
 # -- who else ----------------------------------------------------------------------------------------------------------
 
 
+def is_zombie(ref: ProcessRef) -> bool:
+    """Whether it has ended and is there still."""
+    with contextlib.suppress(OSError):
+        return state(ref.pid) == "Z"
+    return False
+
+
 def test_descendants() -> None:
-    """All living processes below one are found, each as an identity; of a process that is gone there are none."""
+    """All living processes below one are found, each as an identity, and no zombies; below one that is gone there are none."""
     script = "sleep 1000 & sh -c 'sleep 1000 & wait' & wait"
     with subprocess.Popen(["sh", "-c", script], start_new_session=True) as shell, killing(shell):
         until(lambda: len(descendants(shell.pid)) == 3)
         found = descendants(shell.pid)
         assert all(ref.presence() is Presence.ALIVE and ref.start_ticks is not None for ref in found)
-        os.killpg(shell.pid, signal.SIGKILL)
+        os.killpg(shell.pid, signal.SIGSTOP)  # now nobody is reaped
         for ref in found:
-            ref.wait(PATIENCE)
+            ref.send_signal(signal.SIGKILL)
+            assert ref.wait(PATIENCE) is Presence.GONE
+        assert any(map(is_zombie, found))
         assert descendants(shell.pid) == []
     assert descendants(PID_MAX) == []
 

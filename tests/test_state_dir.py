@@ -176,10 +176,10 @@ def test_read_only_root_can_be_read(root: Path, nobody: Worker) -> None:
     """Where nothing may be written, listing, resolving and loading work and leave no trace; a sweep removes nothing."""
     inner = root / "inner"
     make(inner, "c", "d")
+    (inner / "d_sandbox:d.state").write_bytes(b"{")
+    (inner / "x_sandbox:x.lock").touch()
     for path in inner.iterdir():
         path.chmod(0o444)
-    (inner / "x_sandbox:x.lock").touch(0o444)
-    (inner / "d_sandbox:d.state").write_bytes(b"{")
     before = names(inner)
     inner.chmod(0o555)
     assert nobody.call(refusals, inner) == dict.fromkeys(USES, "fine")

@@ -21,7 +21,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TypedDict as StandardTypedDict
 
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
@@ -1234,13 +1235,17 @@ def what_may_be_done(root: Path) -> dict[str, str]:
         with file.hold(timeout=0):
             file.save_locked({"n": 2})
 
+    def create() -> None:
+        with new.hold_for_new():
+            pass
+
     tries: dict[str, Callable[[], object]] = {
         "load": lambda: file.load(dict),
         "ids": StateDir(root).ids,
         "exists": file.exists,
         "holder": file.holder,
         "save": save,
-        "create": new.lock_for_new,
+        "create": create,
         "destroy": file.destroy,
         "lock nothing": absent.lock,
         "destroy nothing": absent.destroy,
@@ -1359,3 +1364,49 @@ def test_ten_thousand_lives_leave_nothing(root: Path) -> None:
         file.destroy()
     assert names(root) == []
     assert lock_descriptors() == []
+
+
+class Tally(BaseModel):
+    """A user's own model."""
+
+    n: int = 0
+
+
+@dataclass
+class Counter:
+    """A user's own dataclass."""
+
+    n: int = 0
+
+
+class Count(StandardTypedDict):
+    """A user's own TypedDict, from the standard library."""
+
+    n: int
+    more: NotRequired[str]
+
+
+@pytest.mark.parametrize("type_", [Tally, Counter])
+def test_field_of_the_wrong_type_is_not_saved(root: Path, type_: type[Any]) -> None:
+    """What could not be loaded again is refused, and the old state is there."""
+    file = StateFile(root_dir=root, id="c")
+    with file.hold_for_new():
+        file.save_locked({"n": 1})
+    with pytest.raises(UnstorableStateError, match="n"), file.transaction(type_) as state:
+        state.n = "oops"
+    assert file.load(type_) == type_(n=1)
+
+
+def test_typed_dict_of_the_standard_library(root: Path) -> None:
+    """`typing.TypedDict` is understood on every version of Python."""
+    file = StateFile(root_dir=root, id="c")
+    with file.hold_for_new():
+        file.save_locked({"n": 1})
+    with file.transaction(Count) as state:
+        state["n"] += 1
+    assert file.load(Count) == {"n": 2}
+    file.lock()
+    file.save_locked({"more": "x"})
+    file.unlock()
+    with pytest.raises(CorruptStateError, match="n"):
+        file.load(Count)

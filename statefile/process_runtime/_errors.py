@@ -1,21 +1,7 @@
-"""What this runtime refuses that others may not; alone in its file, so that importing the package stays cheap."""
+"""What this runtime refuses that others may not."""
 
 from __future__ import annotations
 
-from statefile.errors import StateFileError
+from statefile.errors import SpecError
 
-
-class SpecError(StateFileError, ValueError):
-    """The spec, or what else was handed over, cannot be run here; nothing was started or changed.
-
-    Attributes:
-        field: where, as a dotted path.
-        reason: what is wrong with it.
-    """
-
-    field: str
-    reason: str
-
-    def __init__(self, *, field: str, reason: str) -> None:
-        """Name the field and the reason."""
-        super().__init__(f"{field} {reason}", field=field, reason=reason)
+__all__ = ["SpecError"]
