@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _MAKE = _OPEN | os.O_CREAT | os.O_EXCL
-_TRIES = 3
-"""How often an open is tried that met a file which was just going (ENOENT beside O_CREAT, ESTALE)."""
+_TRIES = 100
+"""How often an open is tried that met a file which was just going, or coming (ENOENT and then EEXIST, ESTALE): others may make
+and remove it all the time."""
 
 _TAKEN = frozenset({errno.EAGAIN, errno.EACCES})
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL})

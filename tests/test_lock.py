@@ -1200,6 +1200,22 @@ def test_failing_system_call_leaves_the_object_usable(file: StateFile, name: str
     assert set(failed) == {errno.EIO}
 
 
+def test_error_on_closing_the_lock_file_is_no_error_of_ours(file: StateFile) -> None:
+    """Some file systems report an old error when a file is closed: the lock is released all the same, and nobody is told."""
+    real = os.close
+
+    def close_and_fail(fd: int) -> None:
+        real(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    file.lock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "close", close_and_fail)
+        file.unlock()
+    assert (file.locked, lock_descriptors()) == (False, [])
+    assert try_lock(file.root_dir) == "got it"
+
+
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ESTALE], ids=errno.errorcode.get)
 def test_file_that_was_just_going_is_opened_again(root: Path, code: int) -> None:
     """A file system that answers once that a file has just gone (FUSE, NFS) is asked again."""
@@ -1244,6 +1260,24 @@ def test_file_that_goes_again_and_again_is_waited_for(root: Path, spawn: Spawn) 
             file.save_locked({})
     assert len(gone) == 9
     holder.result()
+
+
+def test_file_that_comes_and_goes_is_opened_in_the_end(root: Path) -> None:
+    """Others may make and remove the lock file so fast that it is neither there to open nor absent to make: that ends."""
+    real = os.open
+    met: list[int] = []
+
+    def call(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".lock") and len(met) < 40:
+            met.append(errno.EEXIST if flags & os.O_CREAT else errno.ENOENT)
+            raise OSError(met[-1], os.strerror(met[-1]), path)
+        return real(path, flags, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", call)
+        with StateFile(root_dir=root, id=ID).hold_for_new():
+            pass
+    assert met == [errno.ENOENT, errno.EEXIST] * 20
 
 
 def hold_nothing(root: Path) -> None:

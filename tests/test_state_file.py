@@ -575,6 +575,26 @@ def test_removed_root_is_named(file: StateFile, root: Path) -> None:
     assert names(root) == [LOCK, STATE]
 
 
+def test_removed_state_is_not_found_and_can_be_saved_again(file: StateFile) -> None:
+    """When a cleaner takes the state from under a holder, reading says so, and the holder may save what it knows."""
+    with file.hold():
+        file.state_path.unlink()
+        with pytest.raises(NotFoundError):
+            file.load(dict)
+        file.save_locked({"n": 2})
+    assert file.load(dict) == {"n": 2}
+    assert names(file.root_dir) == [LOCK, STATE]
+
+
+def test_renamed_root_is_not_found(file: StateFile) -> None:
+    """A root that was moved away is found where it is now, by a new object, and not where it was."""
+    moved = file.root_dir.rename(file.root_dir.with_name("moved"))
+    with pytest.raises(NotFoundError) as caught:
+        file.load(dict)
+    assert caught.value.path == str(file.state_path)
+    assert state_file(moved).load(dict) == {"n": 1}
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling link", "directory", "FIFO"])
 def test_planted_state_is_neither_read_nor_written(file: StateFile, kind: str) -> None:
     """A link, a directory or a FIFO in the state's place is refused by every primitive, at once, and left as it is."""
