@@ -229,8 +229,7 @@ EXITS = {
     """,
     "a loop ends with a lock held and tasks waiting": """
         async def main():
-            kept.append(mine())
-            await kept[0].lock()
+            await mine().lock()
             kept.extend(asyncio.create_task(mine().lock(timeout=t)) for t in (None, 30, None))
             await seen()
         asyncio.run(main())
@@ -245,8 +244,7 @@ EXITS = {
     """,
     "exit at once over waiting tasks": """
         async def main():
-            kept.append(mine())
-            await kept[0].lock()
+            await mine().lock()
             task = asyncio.create_task(mine().lock())
             await seen()
             os._exit(0)
@@ -271,8 +269,7 @@ EXITS = {
         threading.Thread(target=file.lock_for_new, kwargs=dict(timeout=60), daemon=True).start()
         until(lambda: lock_queue(file.lock_path)[1])
         async def main():
-            kept.append(mine())
-            await kept[0].lock()
+            await mine().lock()
             task = asyncio.create_task(mine().lock())
             await seen()
         asyncio.run(main())
@@ -286,7 +283,8 @@ from statefile.aio import AsyncStateFile
 from tests.harness import lock_queue, until
 root, id, kept = sys.argv[1], sys.argv[2], []
 def mine():
-    return AsyncStateFile(root_dir=root, id=id)
+    kept.append(AsyncStateFile(root_dir=root, id=id))  # a task may get the lock in the last moment, and end before its object
+    return kept[-1]
 async def seen():
     while not lock_queue(mine().lock_path)[1]:
         await asyncio.sleep(0.001)

@@ -962,6 +962,7 @@ def test_signal_at_every_point_of_a_wait_leaks_nothing(file: StateFile, held: Wo
 
 def be_interrupted_often(root: Path, rounds: int, seed: int) -> tuple[int, int]:
     """Lock, work and unlock while signals come at random moments; how many did, and what was left open."""
+    sys.settrace(None)  # what measures coverage holds a lock of its own, and an exception in there leaves it locked
     warnings.simplefilter("ignore", ResourceWarning)  # an interrupted `unlock` may leave it to the last reference
     armed = False
 
