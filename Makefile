@@ -32,7 +32,7 @@ demo: $(VENV)/package ## install the package and show what it does
 	@$(PY) examples/demo.py
 
 test: $(VENV)/group-tests ## run the whole suite, the slow storms included
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 coverage: $(VENV)/group-tests ## run the suite and show the lines and branches it misses
 	@$(PY) -m coverage erase

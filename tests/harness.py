@@ -301,6 +301,11 @@ def waits_for(worker: Worker | int, path: Path) -> bool:
     return (worker if isinstance(worker, int) else worker.pid) in lock_queue(path)[1]
 
 
+def plain(value: object) -> str:
+    """`value` as a test's name: the same in every process, so without the addresses of objects."""
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{value!a:.60}")
+
+
 def names(directory: Path) -> list[str]:
     """What is in the directory, sorted."""
     return sorted(os.listdir(directory))

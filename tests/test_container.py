@@ -54,7 +54,7 @@ from statefile import (
     _atomic,
 )
 from statefile._process import PID_MAX, Presence
-from tests.harness import PATIENCE, Worker, meet, names, tell, until
+from tests.harness import PATIENCE, Worker, meet, names, plain, tell, until
 from tests.test_lifecycle import RECORDS, Script, as_json, put, recorded, script
 
 if TYPE_CHECKING:
@@ -626,7 +626,7 @@ def test_failed_creation_of_a_real_process(home: Path, tmp_path: Path) -> None:
         ("console_socket", "/\udcff"),
         ("x", {"y": object()}),
     ],
-    ids=repr,
+    ids=plain,
 )
 def test_value_that_cannot_be_saved_is_refused(home: Path, script: Script, field: str, value: Any) -> None:
     """What JSON cannot hold, or has the wrong type, is named; the runtime was not asked for anything, and no file is left."""

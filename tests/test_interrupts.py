@@ -147,9 +147,7 @@ def be_interrupted_while_waiting(root: Path, wanted: int) -> int:
     file = StateFile(root_dir=root, id=ID)
     got = 0
     while alarm.raised < wanted:
-        with contextlib.suppress(LockTimeoutError):
-            alarm.during(partial(file.lock, timeout=chance.choice([0.001, 0.004, 30])))
-        alarm.rest()
+        alarm.during(partial(wait_for, file, chance.choice([0.001, 0.004, 30])))
         if file.locked:
             got += 1
             file.unlock()
@@ -160,6 +158,12 @@ def be_interrupted_while_waiting(root: Path, wanted: int) -> int:
     tell(got)
     hear()
     return got
+
+
+def wait_for(file: StateFile, timeout: float) -> None:
+    """Lock, or wait in vain; whatever else comes out is an interrupt's."""
+    with contextlib.suppress(LockTimeoutError):
+        file.lock(timeout=timeout)
 
 
 def come_and_go(root: Path) -> int:

@@ -573,6 +573,10 @@ def test_descendants() -> None:
 
 def test_command_of(zombie: ProcessRef) -> None:
     """A process is shown by its command line, one that has none by its name, one that is gone not at all."""
-    assert "pytest" in (command_of(os.getpid()) or "")
+    with subprocess.Popen(["sleep", "60"]) as asleep:
+        try:
+            until(lambda: command_of(asleep.pid) == "sleep 60")  # a process that has just begun has no command line yet
+        finally:
+            asleep.kill()
     assert command_of(zombie.pid) == "sleep"
     assert command_of(PID_MAX) is None

@@ -56,6 +56,7 @@ from tests.harness import (
     meet,
     names,
     needs_strace,
+    plain,
     tell,
     umask,
     until,
@@ -140,7 +141,7 @@ def test_plain_string_means_both_ids(root: Path) -> None:
     assert StateFile(root_dir=str(root), id="a") == StateFile(root_dir=root, id=FullID("a", "a"))
 
 
-@pytest.mark.parametrize("root_dir", ["", None, b"/x", 7, "a\0b", Path("a\0b"), "\udcff", ["x"], object()], ids=repr)
+@pytest.mark.parametrize("root_dir", ["", None, b"/x", 7, "a\0b", Path("a\0b"), "\udcff", ["x"], object()], ids=plain)
 def test_root_that_can_be_no_path_is_refused(root_dir: Any) -> None:
     """What no directory can be called raises `InvalidRootError`, with the value in it, from both classes."""
     for make in (lambda: StateFile(root_dir=root_dir, id="a"), lambda: StateDir(root_dir)):
@@ -417,7 +418,7 @@ BAD_STATES: list[object] = [
 ]
 
 
-@pytest.mark.parametrize("state", BAD_STATES, ids=lambda state: f"{state!a:.30}")
+@pytest.mark.parametrize("state", BAD_STATES, ids=plain)
 def test_state_that_cannot_be_stored_changes_nothing(file: StateFile, state: object) -> None:
     """What JSON cannot hold is `UnstorableStateError`; the old file stays, the very same one, and the lock is still held."""
     before, inode = file.state_path.read_bytes(), file.state_path.stat().st_ino
