@@ -19,7 +19,7 @@ from statefile import _atomic, _turn
 from statefile.errors import LockUnsupportedError, StateFileError
 
 if TYPE_CHECKING:
-    from portalocker.portalocker import FlockLocker
+    from collections.abc import Callable
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _MAKE = _OPEN | os.O_CREAT | os.O_EXCL
@@ -42,6 +42,7 @@ class Claim:
         self._marked = False
         self._process = _this_process
         self._opened: list[int] = []
+        self.key = (0, 0)  # no file's, until it is known
         with _fork_gate:
             self._made = _open_lock_file(self._opened, path, create=create)
             _open_files.update(self._opened)
@@ -52,7 +53,7 @@ class Claim:
             if self._made:
                 os.fchmod(self._opened[0], _atomic.FILE_MODE)  # whatever the umask took away
         except BaseException as error:
-            self.close()  # not left to the last reference: whoever keeps the error keeps this frame
+            self.abandon()  # not left to the last reference: whoever keeps the error keeps this frame
             if isinstance(error, OSError) and not isinstance(error, StateFileError):
                 raise _atomic.system_error(error, "look at", path) from error
             raise
@@ -111,25 +112,32 @@ class Claim:
         except LockUnsupportedError:
             return True  # then nobody can be using it
 
-    def close(self) -> None:
-        """Release and close. What was done already is not done again, and a forked child does nothing."""
-        if not self._opened or self._process is not _this_process:
-            return
-        fd = self._opened[0]
+    def close(self) -> bool:
+        """Release and close; false if that was done already, or this is a forked child, which does nothing."""
+        opened = self._opened
+        if not opened or self._process is not _this_process:
+            return False
+        fd = opened[0]
         if self._owned:
             self._owned = False
             _owners.pop(self.key, None)
         try:
             if self._marked:
                 _turn.hide(fd)
-            _unlock(fd)
+            use = _primitive()
+            use.flock(fd, use.release)  # explicitly: a child between fork and exec may still share the open file
+            if self._marked:
+                os.sched_yield()  # the one who waited wakes up, often on this very processor
+        except OSError:
+            pass  # closing releases too
         finally:
             with _fork_gate:
                 _open_files.discard(fd)
-                try:  # noqa: SIM105  # as above
-                    any(map(os.close, iter(self._opened.pop, None)))  # taken out and closed in one step: no signal between
+                try:  # noqa: SIM105  # a context manager costs more than the call
+                    any(map(os.close, iter(opened.pop, None)))  # taken out and closed in one step: no signal between
                 except (IndexError, OSError):
                     pass  # FUSE and NFS report old errors on closing
+        return True
 
     def __del__(self) -> None:
         if not getattr(self, "_opened", None):
@@ -181,7 +189,7 @@ class _Primitive:
         from portalocker.portalocker import FlockLocker  # noqa: PLC0415
 
         # Its `locker` is used, the call itself: `lock` and `unlock` reckon with enum flags for longer than the call takes.
-        self.flock: FlockLocker = FlockLocker()
+        self.flock: Callable[[int, int], object] = FlockLocker().locker
         self.exclusive = int(portalocker.LOCK_EX)
         self.exclusive_at_once = int(portalocker.LOCK_EX | portalocker.LOCK_NB)
         self.release = int(portalocker.LockFlags.UNBLOCK)
@@ -201,7 +209,7 @@ def _flock(fd: int, path: str, *, wait: bool) -> bool:
     """Lock `fd`; false if another holds it and `wait` is false."""
     use = _primitive()
     try:
-        use.flock.locker(fd, use.exclusive if wait else use.exclusive_at_once)
+        use.flock(fd, use.exclusive if wait else use.exclusive_at_once)
     except OSError as error:
         code = error.errno or errno.EIO
         if code in _TAKEN:
@@ -210,15 +218,6 @@ def _flock(fd: int, path: str, *, wait: bool) -> bool:
             raise LockUnsupportedError(path=path, errno=code) from error
         raise _atomic.system_error(error, "lock", path) from error
     return True
-
-
-def _unlock(fd: int) -> None:
-    """Release explicitly: a child between fork and exec may still share the open file."""
-    use = _primitive()
-    try:  # noqa: SIM105  # a context manager costs more than the system call, and everybody waits for this one
-        use.flock.locker(fd, use.release)
-    except OSError:
-        pass  # closing, which comes next, releases too
 
 
 # -- forks -------------------------------------------------------------------------------------------------------------

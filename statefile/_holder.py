@@ -44,23 +44,36 @@ def holder_of(path: str) -> LockHolder | None:
 
 def holder_of_file(key: tuple[int, int]) -> LockHolder | None:
     """Look the file up in `/proc/locks`, which costs the holder nothing."""
-    device, inode = key
+    for _ in range(_LOOKS):
+        with contextlib.suppress(OSError, ValueError), open("/proc/locks", encoding="ascii") as locks:  # no Path needed
+            text = locks.read()
+            pid = _holder_in(text, *key)
+            if pid is not None:
+                return _named(pid)
+            if len(text) < _PAGE:
+                break
+    return None
+
+
+_LOOKS = 3
+_PAGE = 4096
+"""Characters that the kernel tells at one moment. Of a longer list it may pass a lock over while others come and go."""
+_LOCKS_FIELDS = 8
+
+
+def _holder_in(text: str, device: int, inode: int) -> int | None:
     exact = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
     alike: list[int] = []
-    with contextlib.suppress(OSError, ValueError), open("/proc/locks", encoding="ascii") as locks:  # no Path needed
-        for line in locks:
-            fields = line.split()
-            if len(fields) < _LOCKS_FIELDS or fields[1] != "FLOCK":
-                continue  # a waiter has `->` there
-            if fields[5] == exact:
-                return _named(int(fields[4]))
-            if fields[5].rpartition(":")[2] == str(inode):
-                alike.append(int(fields[4]))
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < _LOCKS_FIELDS or fields[1] != "FLOCK":
+            continue  # a waiter has `->` there
+        if fields[5] == exact:
+            return int(fields[4])
+        if fields[5].rpartition(":")[2] == str(inode):
+            alike.append(int(fields[4]))
     # Some file systems show another device number in stat than the kernel uses: then the inode alone must do.
-    return _named(alike[0]) if len(alike) == 1 else None
-
-
-_LOCKS_FIELDS = 8
+    return alike[0] if len(alike) == 1 else None
 
 
 def _named(pid: int) -> LockHolder | None:

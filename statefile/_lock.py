@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from statefile import _atomic, _log
@@ -48,23 +49,20 @@ class Owner(NamedTuple):
 class Blocked:
     """A lock file that another holds, and how long to wait for it."""
 
-    __slots__ = ("_claim", "left")
+    __slots__ = ("left", "path")
 
-    def __init__(self, claim: Claim, left: float | None) -> None:
+    def __init__(self, path: str, left: float | None) -> None:
         """`left` in seconds; `None` waits for good."""
-        self._claim = claim
+        self.path = path
         self.left = left
 
     def wait(self) -> Claim | None:
-        """Wait in this thread; the claim that has the lock, or `None` when the time is up."""
-        if self.left is None:
-            self._claim.lock()  # nobody needs to call this thread back: it may wait in the kernel by itself
-            return self._claim
+        """Wait in this thread, but not longer; the claim that has the lock, or `None` when the time is up."""
         return self.enter().wait(self.left) if self.left else None
 
     def enter(self) -> Room[Claim]:
         """Where to wait if this thread must not be blocked for good."""
-        return _room(self._claim.path)
+        return _room(self.path)
 
 
 def run(steps: Steps[T]) -> T:
@@ -121,7 +119,16 @@ class FileLock:
             claim = Claim(self.path, create=create)
             try:
                 if not claim.try_lock():
-                    claim = yield from _wait(claim, owner, deadline)
+                    if owner.waits_for_itself(owner_of(claim.key)):
+                        raise DeadlockError(path=self.path)
+                    wait = _reminder.watch(partial(_say_who, self.path, claim.key))
+                    try:
+                        if owner.task is None and deadline.timeout is None:
+                            claim.lock()  # nobody needs to call this thread back: it may wait in the kernel by itself
+                        else:
+                            claim = yield from _wait(claim, deadline)
+                    finally:
+                        wait.over = True
                 if claim.is_current():
                     claim.own(owner)
                     self._claim = claim
@@ -148,33 +155,21 @@ class FileLock:
             StateIOError: the lock file could not be deleted; the lock is released all the same.
         """
         claim, self._claim = self._claim, None
-        if claim is None or not claim.valid:
-            raise NotLockedError(path=self.path, operation="unlock()")
-        if not remove:
-            claim.close()
-            return
         try:
-            if claim.is_current():
+            if remove and claim is not None and claim.valid and claim.is_current():
                 _atomic.remove(self.path)
         finally:
-            claim.close()
+            released = claim is not None and claim.close()
+        if not released:
+            raise NotLockedError(path=self.path, operation="unlock()")
 
 
-def _wait(claim: Claim, owner: Owner, deadline: Deadline) -> Steps[Claim]:
-    """A locked claim in place of `claim`, which has found the lock taken."""
-    if owner.waits_for_itself(owner_of(claim.key)):
-        raise DeadlockError(path=claim.path)
-    path, key = claim.path, claim.key
-    left = deadline.left()
-    if left is not None or owner.task is not None:
-        claim.close()  # the wait is a helper thread's, which has a claim of its own
-    reminded = _reminder.watch(lambda: _say_who(path, key))
-    try:
-        granted = yield Blocked(claim, left)
-    finally:
-        reminded.over = True
+def _wait(claim: Claim, deadline: Deadline) -> Steps[Claim]:
+    """A locked claim in place of `claim`: the wait is a helper thread's, which has one of its own."""
+    claim.close()
+    granted = yield Blocked(claim.path, deadline.left())
     if granted is None:
-        raise LockTimeoutError(path=path, timeout=deadline.timeout or 0.0, holder=holder_of_file(key))
+        raise LockTimeoutError(path=claim.path, timeout=deadline.timeout or 0.0, holder=holder_of_file(claim.key))
     return granted
 
 

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 HELPERS = 32
 """Threads of a process that block, each for one contended thing."""
+LINGER = 0.02
+"""Seconds for which such a thread stays when nobody waits any more: to start one costs more than to wake one."""
 ROUND = 0.005
 """Seconds between two tries for each thing that has no such thread."""
 
@@ -117,6 +119,8 @@ class Room(Generic[T]):
         self._drop = drop
         self._queue: deque[Ticket[T]] = deque()
         self._serving = _thread.allocate_lock()
+        self._idle = _thread.allocate_lock()  # unlocked: whoever serves is to look again
+        self._idle.acquire()
 
     def enter(self, ring: Callable[[], object]) -> Ticket[T]:
         """Take a place at the end. Whoever enters also leaves, whatever happens in between."""
@@ -127,18 +131,20 @@ class Room(Generic[T]):
     def serve(self) -> None:
         """See to it that a helper thread is at work."""
         if self._serving.locked():
-            return
-        if _places:
+            with contextlib.suppress(RuntimeError):  # it has been told already
+                self._idle.release()
+        elif _places:
             _thread.start_new_thread(self._help, ())
         else:
             _rounds.include(self)
 
     def leave(self, ticket: Ticket[T]) -> None:
         """Give the place up; what was granted and not collected is given back."""
-        with contextlib.suppress(ValueError):
-            self._queue.remove(ticket)
         outcome = ticket.close()
-        if outcome is not None and outcome.value is not None:
+        if outcome is None:
+            with contextlib.suppress(ValueError):  # the helper has taken it out this very moment
+                self._queue.remove(ticket)
+        elif outcome.value is not None:
             self._drop(outcome.value)
 
     def wait(self, seconds: float | None) -> T | None:
@@ -174,8 +180,9 @@ class Room(Generic[T]):
         # Look again after letting go: a waiter that came in between saw us at work and started nobody.
         while self._queue and self._serving.acquire(blocking=False):
             try:
-                while self._queue:
-                    self._serve_one(wait=True)
+                while self._queue or (_places and self._idle.acquire(timeout=LINGER)):
+                    if self._queue:
+                        self._serve_one(wait=True)
             finally:
                 self._serving.release()
 
@@ -201,9 +208,12 @@ class Room(Generic[T]):
         except BaseException as error:  # noqa: BLE001  # it is raised again, in the thread that waits
             outcome = Outcome[T](None, error)
         while self._queue:
-            with contextlib.suppress(IndexError):  # the last one left this very moment
-                if self._queue.popleft().grant(outcome):
-                    return
+            try:
+                ticket = self._queue.popleft()
+            except IndexError:  # the last one left this very moment
+                break
+            if ticket.grant(outcome):
+                return
         if outcome.value is not None:
             self._drop(outcome.value)
 

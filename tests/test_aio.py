@@ -424,9 +424,15 @@ def test_many_tasks_for_many_containers(root: Path, run: Runner, spawn: Spawn) -
         tasks = {name: asyncio.create_task(it.lock()) for name, it in files.items()}
         await true(lambda: count() and sum(map(waiting_here, files.values())) == 200)
         await true(lambda: count() and not _waiter._places)
-        await true(lambda: sum(waits_for(os.getpid(), it.lock_path) for it in files.values()) == _waiter.HELPERS)
-        helped = {name for name, it in files.items() if waits_for(os.getpid(), it.lock_path)}
-        assert len(helped) == _waiter.HELPERS
+        helped: set[str] = set()
+
+        def find_helped() -> bool:
+            # The kernel tells of locks page by page: while others lock, one may be passed over.
+            helped.clear()
+            helped.update(name for name, it in files.items() if waits_for(os.getpid(), it.lock_path))
+            return len(helped) == _waiter.HELPERS
+
+        await true(find_helped)
         await true(lambda: len(threads()) <= _waiter.HELPERS + WORKERS + A_FEW)
         for wanted in (set(ids) - helped, helped):
             holder.tell(sorted(wanted))
@@ -571,7 +577,7 @@ def test_loop_that_ends_while_tasks_wait(file: StateFile, held: Worker, run: Run
     assert all(task.cancelled() for task in tasks)
     let_go(held)
     until(lambda: free(file))
-    assert lock_descriptors() == []
+    until(lambda: not lock_descriptors())  # free first, closed then
 
 
 def test_loop_that_is_closed_over_a_waiting_task(file: StateFile, held: Worker, run: Runner, spawn: Spawn) -> None:

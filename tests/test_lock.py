@@ -43,6 +43,7 @@ from statefile import (
     StateFileError,
     StateIOError,
     UnsafePathError,
+    _claim,
 )
 from tests import harness
 from tests.harness import (
@@ -1100,6 +1101,7 @@ def break_flock(patch: pytest.MonkeyPatch, code: int, *, times: int | None = Non
         fcntl.flock(fd, flags)
 
     patch.setattr(portalocker.portalocker.FlockLocker, "_locker", staticmethod(flock))
+    patch.setattr(_claim, "_loaded", None)  # the call is looked up once
     return calls
 
 
