@@ -33,8 +33,9 @@ _CANNOT_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> None:
     """Put `data` in place of the regular file `path`, which need not exist.
 
-    On return the new bytes are there for every reader, and if `durable` they survive a power cut. An existing file's mode
-    and owner are kept; a new one has `mode`, whatever the umask.
+    On return the new bytes are there for every reader, and if `durable` they survive a power cut. If not, one may bring the
+    old file back, but never half a new one: what is renamed before its bytes are on the disk can come back empty. An
+    existing file's mode and owner are kept; a new one has `mode`, whatever the umask.
 
     Raises:
         UnsafePathError: a link, a directory or a device stands at `path`.
@@ -51,8 +52,7 @@ def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> 
         try:
             _adopt(opened[0], old, mode)
             _write_all(opened[0], data)
-            if durable:
-                _flush(opened[0])
+            _flush(opened[0])
         finally:
             os.close(opened[0])  # before the rename: some file systems report only now what they could not write
         os.rename(temporary, path)
@@ -79,7 +79,8 @@ def lstat_regular(path: str) -> os.stat_result | None:
         return None
     except OSError as error:
         raise system_error(error, "look at", path) from error
-    check_regular(found, path)
+    if not stat.S_ISREG(found.st_mode):
+        check_regular(found, path)
     return found
 
 
@@ -125,7 +126,10 @@ def read(path: str, limit: int) -> bytes:
                 data += more
             return data
         finally:
-            os.close(opened[0])
+            try:  # noqa: SIM105  # a context manager costs more than the call
+                os.close(opened[0])
+            except OSError:
+                pass  # all was read
     except FileNotFoundError:
         raise
     except StateFileError:

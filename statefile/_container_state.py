@@ -27,7 +27,7 @@ from statefile._process import ProcessRef
 from statefile._record import JSONObject, Record, Revisioned
 from statefile._state_file import StateFile, place_of
 from statefile.errors import UnsupportedVersionError
-from statefile.oci import annotations_of
+from statefile.oci import OCI_VERSION, State, annotations_of
 from statefile.runtime import ExitStatus, Sandbox  # noqa: TC001  # pydantic reads the annotations
 
 if TYPE_CHECKING:
@@ -130,6 +130,18 @@ class ContainerState(Revisioned):
             return ProcessRef(pid=self.sandbox.pid)
         return None
 
+    def _oci_state(self, status: Status | str) -> State:
+        """What `state` prints and a hook reads, in `status`."""
+        process = self.process
+        return State(
+            oci_version=str(self.spec.get("ociVersion") or OCI_VERSION),
+            id=self.id,
+            status=str(status),
+            pid=process.pid if process is not None and status is not Status.STOPPED else 0,
+            bundle=self.bundle_dir,
+            annotations=self.annotations,
+        )
+
     def __repr_args__(self) -> Iterable[tuple[str, Any]]:
         """Short: a spec has hundreds of lines."""
         yield "id", str(self.saver.id)
@@ -166,17 +178,13 @@ class ContainerState(Revisioned):
         object.__setattr__(self, "__pydantic_extra__", other.__pydantic_extra__)
         object.__setattr__(self, "__pydantic_fields_set__", other.__pydantic_fields_set__)
 
-    def _save_locked(self) -> None:
-        """Save this object as the next revision; on a failure the file and the revision are as before.
-
-        Raises:
-            UnsupportedVersionError: the record is of a newer major version; nothing was changed.
-            Otherwise as `StateFile.save_locked`.
-        """
+    def check_writable(self, path: str) -> None:
+        """Raise `UnsupportedVersionError` if the record is of a newer major version."""
         if self.schema_version > SCHEMA_VERSION:
-            raise UnsupportedVersionError(
-                path=str(self.saver.state_path), version=self.schema_version, supported=SCHEMA_VERSION
-            )
+            raise UnsupportedVersionError(path=path, version=self.schema_version, supported=SCHEMA_VERSION)
+
+    def _save_locked(self) -> None:
+        """Save this object as the next revision; raises as `StateFile.save_locked`, file and revision then being as before."""
         self.saver.save_locked(self)
 
 

@@ -129,4 +129,6 @@ def ids_of_files(names: Iterable[str], suffix: str) -> list[FullID]:
 def owner_of_temporary(name: str) -> FullID | None:
     """The container for whose state the temporary file `name` was written; `None` if it is no such file."""
     match = _temporary(name)
-    return None if match is None else FullID(match[2], match[1])
+    if match is None or not _DIRECTORIES.isdisjoint(match.groups()):
+        return None
+    return FullID(match[2], match[1])

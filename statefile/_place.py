@@ -47,7 +47,7 @@ class Place:
         if not (yield from self._acquire_existing(owner, deadline)):
             raise NotFoundError(id=self.id, path=self.state)
         try:
-            if not self.exists():
+            if _atomic.lstat_regular(self.state) is None:
                 self.destroyed = True
                 raise NotFoundError(id=self.id, path=self.state)
         except BaseException:
@@ -89,7 +89,7 @@ class Place:
         removed = _atomic.remove(self.state)
         self.destroyed = True
         if removed and self.durable:
-            _atomic.flush_directory(self.root)
+            _atomic.flush_directory(self.root, applied=True)
 
     def _acquire_existing(self, owner: Owner, deadline: Deadline) -> Steps[bool]:
         """Take the lock of a container that exists; false, and nothing made, if there is neither lock nor state file."""

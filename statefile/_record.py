@@ -57,6 +57,9 @@ class Revisioned(Record):
 
     revision: int = Field(default=0, strict=True, ge=0)
 
+    def check_writable(self, path: str) -> None:
+        """Raise if this version must not save the record to `path`; a subclass may know a reason."""
+
 
 class _Opaque:
     """Marks a field whose value is JSON already: it is written as it is, past pydantic."""

@@ -40,12 +40,12 @@ _KEYS = ("root_dir", "rootDir", "id", "durability")
 
 
 class Durability(enum.StrEnum):
-    """What a save that has returned survives. Both kinds are atomic."""
+    """What a save that has returned survives. Both kinds are atomic, a power cut included: a state is old or new, and whole."""
 
     FULL = "full"
     """A power cut: file and directory are flushed."""
     PROCESS = "process"
-    """The death of any process. For a root on tmpfs, which no power cut spares."""
+    """The death of any process. The file alone is flushed, so after a power cut the old state may be back."""
 
 
 class StateFile(BaseModel):
@@ -243,6 +243,7 @@ class StateFile(BaseModel):
         Raises:
             NotLockedError: this object does not hold the lock.
             StaleStateError: the file is newer than `state`: saving it would undo what another has saved.
+        UnsupportedVersionError: `state` is the record of a newer major version.
             LockLostError: the lock file was removed or replaced meanwhile.
             UnstorableStateError: JSON cannot hold the value.
             UnsafePathError: something that is no regular file stands there.
@@ -330,6 +331,7 @@ def _write(place: Place, state: object) -> None:
 
 def _write_next_revision(place: Place, state: Revisioned) -> None:
     """`state` is one save further afterwards, unless this fails."""
+    state.check_writable(place.state)
     found = place.revision
     if found is None:
         try:

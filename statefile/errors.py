@@ -409,7 +409,8 @@ class StateIOError(StateFileError, OSError):
         path: the file or directory.
         operation: what was tried.
         errno: the system's answer.
-        applied: whether the new state is in place, whole, all the same (only the flush of the directory failed).
+        applied: whether it is done all the same, the new state in place or the old one removed (only the flush of the directory
+            failed).
     """
 
     path: str
@@ -418,7 +419,7 @@ class StateIOError(StateFileError, OSError):
 
     def __init__(self, *, path: str, operation: str, errno: int, applied: bool = False) -> None:
         """Say what failed, and in what state that leaves the file."""
-        after = "; the new state is in place but may not survive a power cut" if applied else ""
+        after = "; it is done all the same, but a power cut may undo it" if applied else ""
         super().__init__(
             f"cannot {operation} {path}: {os.strerror(errno)}{after}", path=path, operation=operation, applied=applied
         )

@@ -246,10 +246,10 @@ def test_unknown_holder_is_said_to_be_unknown() -> None:
 
 
 def test_failed_flush_says_that_the_new_state_is_there() -> None:
-    """A `StateIOError` with `applied` says that the new state is in place."""
+    """A `StateIOError` with `applied` says that it is done all the same."""
     error = errors.StateIOError(path="/run/x", operation="flush directory", errno=errno.EIO, applied=True)
     assert error.applied
-    assert "new state is in place" in str(error)
+    assert "done all the same" in str(error)
 
 
 def test_nothing_possible_is_said() -> None:
