@@ -201,12 +201,13 @@ class Room(Generic[T]):
         return False
 
     def _serve_one(self, *, wait: bool) -> None:
+        outcome: Outcome[T]
         try:
-            outcome = Outcome[T](self._take(wait))
+            outcome = Outcome(self._take(wait))
             if outcome.value is None:
                 return
         except BaseException as error:  # noqa: BLE001  # it is raised again, in the thread that waits
-            outcome = Outcome[T](None, error)
+            outcome = Outcome(None, error)
         while self._queue:
             try:
                 ticket = self._queue.popleft()
