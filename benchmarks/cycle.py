@@ -72,8 +72,7 @@ class Raw:
         os.getegid()
         os.fchmod(fd, 0o600)
         os.write(fd, data)
-        if self.durable:
-            os.fsync(fd)
+        os.fsync(fd)
         os.close(fd)
         os.rename(temporary, self.state)
         if self.durable:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import signal as _signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from statefile._ids import FullID
 from statefile._process import PID_MAX, ProcessRef
@@ -51,12 +51,6 @@ class ExitStatus(Record):
 
     code: int | None = Field(default=None, strict=True, ge=0, le=255)
     signal: int | None = Field(default=None, strict=True, ge=1, le=64)
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        if (self.code is None) == (self.signal is None):
-            raise ValueError("a process ends with a code or by a signal: exactly one of the two is to be set")
-        return self
 
     def __hash__(self) -> int:
         """By what `==` compares."""

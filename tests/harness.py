@@ -350,10 +350,10 @@ def children() -> list[int]:
     except ChildProcessError:
         return []
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(stat.parent.name))
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int(Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(pid))
     return found
 
 

@@ -10,7 +10,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import ValidationError
 
 from statefile import (
     LIFECYCLE,
@@ -353,10 +352,3 @@ def test_refusal_of_an_unfinished_creation_says_why(root: Path, script: Script) 
     _, c = recorded(root, script, "creating")
     with pytest.raises(InvalidTransitionError, match="interrupted"):
         c.start()
-
-
-@pytest.mark.parametrize("value", [{}, {"code": 1, "signal": 9}, {"code": None, "signal": None}], ids=str)
-def test_exit_status_is_a_code_or_a_signal(value: dict[str, int | None]) -> None:
-    """An exit status that is neither, or both, is refused."""
-    with pytest.raises(ValidationError, match="exactly one"):
-        ExitStatus.model_validate(value)
