@@ -40,8 +40,10 @@ def pause(roots: Callable[[], Roots]) -> None:
     try:
         _stop_all(roots)
     except BaseException:
-        with contextlib.suppress(StateFileError):
-            resume(roots)
+        # All, and not those that have stopped: one that was told to has not done so yet, perhaps. SIGCONT takes that back, too.
+        for ref in reversed(family(roots())):
+            with contextlib.suppress(StateFileError):
+                ref.send_signal(signal.SIGCONT)
         raise
 
 
