@@ -79,8 +79,7 @@ def lstat_regular(path: str) -> os.stat_result | None:
         return None
     except OSError as error:
         raise system_error(error, "look at", path) from error
-    if not stat.S_ISREG(found.st_mode):
-        check_regular(found, path)
+    check_regular(found, path)
     return found
 
 

@@ -119,16 +119,7 @@ class FileLock:
             claim = Claim(self.path, create=create)
             try:
                 if not claim.try_lock():
-                    if owner.waits_for_itself(owner_of(claim.key)):
-                        raise DeadlockError(path=self.path)
-                    wait = _reminder.watch(partial(_say_who, self.path, claim.key))
-                    try:
-                        if owner.task is None and deadline.timeout is None:
-                            claim.lock()  # nobody needs to call this thread back: it may wait in the kernel by itself
-                        else:
-                            claim = yield from _wait(claim, deadline)
-                    finally:
-                        wait.over = True
+                    claim = yield from _wait(claim, owner, deadline)
                 if claim.is_current():
                     claim.own(owner)
                     self._claim = claim
@@ -164,10 +155,19 @@ class FileLock:
             raise NotLockedError(path=self.path, operation="unlock()")
 
 
-def _wait(claim: Claim, deadline: Deadline) -> Steps[Claim]:
-    """A locked claim in place of `claim`: the wait is a helper thread's, which has one of its own."""
-    claim.close()
-    granted = yield Blocked(claim.path, deadline.left())
+def _wait(claim: Claim, owner: Owner, deadline: Deadline) -> Steps[Claim]:
+    """A locked claim: `claim`, which has found the lock taken, or another in its place."""
+    if owner.waits_for_itself(owner_of(claim.key)):
+        raise DeadlockError(path=claim.path)
+    reminded = _reminder.watch(partial(_say_who, claim.path, claim.key))
+    try:
+        if owner.task is None and deadline.timeout is None:
+            claim.lock()  # nobody needs to call this thread back: it may wait in the kernel by itself
+            return claim
+        claim.close()  # the wait is a helper thread's, which has a claim of its own
+        granted = yield Blocked(claim.path, deadline.left())
+    finally:
+        reminded.over = True
     if granted is None:
         raise LockTimeoutError(path=claim.path, timeout=deadline.timeout or 0.0, holder=holder_of_file(claim.key))
     return granted

@@ -47,7 +47,7 @@ class Place:
         if not (yield from self._acquire_existing(owner, deadline)):
             raise NotFoundError(id=self.id, path=self.state)
         try:
-            if _atomic.lstat_regular(self.state) is None:
+            if not self.exists():
                 self.destroyed = True
                 raise NotFoundError(id=self.id, path=self.state)
         except BaseException:

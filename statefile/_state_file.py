@@ -243,7 +243,7 @@ class StateFile(BaseModel):
         Raises:
             NotLockedError: this object does not hold the lock.
             StaleStateError: the file is newer than `state`: saving it would undo what another has saved.
-        UnsupportedVersionError: `state` is the record of a newer major version.
+            UnsupportedVersionError: `state` is the record of a newer major version.
             LockLostError: the lock file was removed or replaced meanwhile.
             UnstorableStateError: JSON cannot hold the value.
             UnsafePathError: something that is no regular file stands there.

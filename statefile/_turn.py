@@ -61,29 +61,17 @@ def let_waiters_go_first(fd: int, key: tuple[int, int]) -> bool:
 
 def show_waiting(fd: int, key: tuple[int, int]) -> bool:
     """Show that somebody waits; false where marks are not safe."""
-    if not _marks_are_safe(key[0]):
-        return False
-    try:
-        fcntl.fcntl(fd, _SETLK, _SHOW_WAITER)
-    except OSError:
-        return False
-    return True
+    return _marks_are_safe(key[0]) and _set(fd, _SHOW_WAITER)
 
 
 def show_holding(fd: int) -> None:
     """The waiter has become the holder: beside a holder's mark, a waiter's says nothing, so it may stay."""
-    try:  # noqa: SIM105  # a context manager costs more than the call, and everybody waits for this one
-        fcntl.fcntl(fd, _SETLK, _SHOW_HOLDER)
-    except OSError:
-        pass
+    _set(fd, _SHOW_HOLDER)
 
 
 def hide(fd: int) -> None:
     """The holder is about to release."""
-    try:  # noqa: SIM105  # a context manager costs more than the call, and everybody waits for this one
-        fcntl.fcntl(fd, _SETLK, _HIDE_BOTH)
-    except OSError:
-        pass
+    _set(fd, _HIDE_BOTH)
 
 
 def distrust(key: tuple[int, int]) -> None:
@@ -101,6 +89,14 @@ def _shown(fd: int, mark: bytes) -> bool:
         return fcntl.fcntl(fd, _GETLK, mark)[:2] != _NOBODY
     except OSError:
         return False
+
+
+def _set(fd: int, mark: bytes) -> bool:
+    try:
+        fcntl.fcntl(fd, _SETLK, mark)
+    except OSError:
+        return False
+    return True
 
 
 def _marks_are_safe(device: int) -> bool:

@@ -288,19 +288,23 @@ def lock_queue(path: Path) -> tuple[list[int], list[int]]:
     except FileNotFoundError:
         return [], []
     file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    queues: list[tuple[list[int], list[int]]] = []
+    queue = _queue_of(file)
     for _ in range(20):
-        holders: list[int] = []
-        waiters: list[int] = []
-        for line in Path("/proc/locks").read_text().splitlines():
-            match = re.match(r"\d+:\s*(->)?\s*FLOCK \s*\S+\s+\S+\s+(-?\d+) (\S+) ", line)
-            if match and match[3] == file:
-                (waiters if match[1] else holders).append(int(match[2]))
-        queues.append((holders, waiters))
         # The kernel tells of locks page by page: while other tests lock, one may be passed over, or told of twice.
-        if queues[-2:] == [queues[-1]] * 2:
+        before, queue = queue, _queue_of(file)
+        if queue == before:
             break
-    return queues[-1]
+    return queue
+
+
+def _queue_of(file: str) -> tuple[list[int], list[int]]:
+    holders: list[int] = []
+    waiters: list[int] = []
+    for line in Path("/proc/locks").read_text().splitlines():
+        match = re.match(r"\d+:\s*(->)?\s*FLOCK \s*\S+\s+\S+\s+(-?\d+) (\S+) ", line)
+        if match and match[3] == file:
+            (waiters if match[1] else holders).append(int(match[2]))
+    return holders, waiters
 
 
 def waits_for(worker: Worker | int, path: Path) -> bool:

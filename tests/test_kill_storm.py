@@ -246,7 +246,7 @@ def rage(root: Path, kind: str, kills: int, seed: int) -> Told:
             processes[slot] = storm.fork(lambda slot=slot: storm.write(slot))  # type: ignore[misc]
         reader = storm.fork(storm.read)
         for n in range(kills):
-            time.sleep(chance.random() * 0.006)
+            time.sleep(chance.random() * 0.006)  # the moment is to be any: there is no event to wait for
             slot = storm.shared[1] if n % 2 else chance.randrange(WRITERS)
             pid = processes.pop(slot)
             killed.append((pid, time.monotonic_ns()))
