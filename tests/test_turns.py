@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from statefile import LockTimeoutError, StateFile, _lock, _turn
-from tests.harness import Worker, lock_descriptors, lock_queue, names, needs_strace, until, waits_for
+from tests.harness import Worker, hear, lock_descriptors, lock_queue, names, needs_strace, tell, until, waits_for
 from tests.test_lock import ID, file, held, hold, try_lock
 
 if TYPE_CHECKING:
@@ -195,6 +195,38 @@ def wait_on(root: Path, file_system: str | None, timeout: float | None) -> None:
 def refused(*_: object, **__: object) -> None:
     """In place of `open`."""
     raise PermissionError
+
+
+def wait_for_a_turn(root: Path) -> None:
+    """Wait as a newcomer would, hold, and say so."""
+    with StateFile(root_dir=root, id=ID).hold():
+        tell("in")
+        hear()
+
+
+def test_newcomer_is_not_courteous_to_who_has_the_lock(
+    file: StateFile, root: Path, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a holder that has waited, a waiter's mark means nothing: a newcomer queues up at once, without a pause."""
+    holder, waiter = spawn(fresh=True), spawn(fresh=True)
+    file.lock()
+    holder.start(wait_for_a_turn, root)
+    until(lambda: waits_for(holder, file.lock_path))
+    waiter.start(wait_for_a_turn, root)
+    until(lambda: waits_for(waiter, file.lock_path))
+    file.unlock()
+    assert holder.hear() == "in"
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+    with pytest.raises(LockTimeoutError):
+        file.lock(timeout=0)
+    assert not paused
+    monkeypatch.undo()
+    holder.tell()
+    holder.result()
+    assert waiter.hear() == "in"
+    waiter.tell()
+    waiter.result()
 
 
 @pytest.mark.parametrize("timeout", [None, 30])
