@@ -1,4 +1,7 @@
-"""`Container`: what an embedder holds. One method a verb, in the order of a life; creation and destruction in full."""
+"""`Container`: what an embedder holds. One method a verb, in the order of a life; creation and destruction in full.
+
+The lock is held for every change, but for while OCI hooks run: a hook may ask for anything, and is never waited for in vain.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import os
 import signal as _signal
 from typing import TYPE_CHECKING, Any, Self
 
-from statefile import _atomic, _log
-from statefile._container_state import ContainerState, Pending, now, user_name
-from statefile._driving import Drivable, noting
+from statefile import _atomic, _log, _oom
+from statefile._container_state import Pending, now, user_name
+from statefile._driving import Drivable, collecting, noting
+from statefile._hooks import AFTER_CREATION, check_hooks, hooks_of, run_hooks
 from statefile._ids import FullID
 from statefile._lifecycle import LIFECYCLE, Action, Status
 from statefile._process import Presence, ProcessRef
@@ -20,24 +24,19 @@ from statefile._waiter import Deadline
 from statefile.errors import (
     CorruptStateError,
     DestroyError,
-    NotFoundError,
     SpecError,
     StateFileError,
+    StateIOError,
     StillRunningError,
 )
-from statefile.oci import OCI_VERSION, State, sandbox_joined
-from statefile.runtime import ExitStatus, Runtime, Sandbox, check_runtime, checked_created
+from statefile.oci import State, sandbox_joined
+from statefile.runtime import ExitStatus, Runtime, check_runtime, checked_created
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 HELPER_GRACE = 5.0
 """Seconds that a helper process has to end once it was killed."""
-
-_RECORD_EXIT_WITHIN = 1.0
-"""Seconds that `wait` waits for the lock to write down an exit status that it knows already."""
-
-_RUNS = frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED})  # has a process, says the record
 
 
 class Container(Drivable):
@@ -67,18 +66,22 @@ class Container(Drivable):
         """Create a container: on return its first process exists, waits to be started, and the status is `created`.
 
         Saved as `creating` before the runtime is asked for anything, so that a creation that is killed can be found and
-        destroyed. A spec that says by its annotations that it joins a sandbox is saved under that sandbox. `pid_file` is
-        written last. `timeout` in seconds is for the lock. A failed creation undoes itself, and whatever else has the ID is
-        not touched.
+        destroyed, and still `creating` for others while the `prestart` and `createRuntime` hooks of the spec run. A spec that
+        says by its annotations that it joins a sandbox is saved under that sandbox. `pid_file` is written last. `timeout` in
+        seconds is for the lock. A failed creation undoes itself, and whatever else has the ID is not touched.
 
         Raises:
             InvalidIDError, InvalidRootError, UnsupportedActionError: bad arguments; nothing was touched.
+            SpecError: a hook in the spec is none; nothing was touched.
             AlreadyExistsError: the ID is taken.
             UnstorableStateError: a field has the wrong type, or JSON cannot hold the spec; the runtime was not asked.
             LockTimeoutError, UnsafePathError, StateIOError: as for `StateFile.lock_for_new`.
+            HookError: a hook failed.
+            NotFoundError, InvalidTransitionError: it was destroyed, or that was tried, while its hooks ran.
             Exception: whatever the runtime raised; clean-up that failed too is in its notes.
         """
         check_runtime(runtime)
+        check_hooks(spec)
         full_id = id if isinstance(id, FullID) else FullID(sandbox_joined(spec) or id, id)
         saver = StateFile(root_dir=root_dir, id=full_id, durability=durability)
         container = build(
@@ -143,7 +146,7 @@ class Container(Drivable):
             status = container.wait()
         except BaseException as error:
             with noting(error):
-                container.destroy()
+                container._destroy_this_run()  # noqa: SLF001  # its own class
             raise
         if not keep:
             container.destroy()
@@ -178,10 +181,12 @@ class Container(Drivable):
     def start(self, *, timeout: float | None = None) -> None:
         """Let the created process run the user's program: on return it does, and the status is `running`.
 
-        `timeout` in seconds, here and below, is for the lock.
+        Then the `poststart` hooks of the spec have run, too. `timeout` in seconds, here and below, is for the lock.
 
         Raises:
             InvalidTransitionError: it is not `created`; nothing was changed.
+            HookError: a hook failed, and the container was destroyed; clean-up that failed too is in its notes.
+            SpecError: a hook in the record is none; nothing was changed.
             NotFoundError, LockTimeoutError, DeadlockError, CorruptStateError, StateIOError: as for `StateFile`.
             Exception: whatever the runtime raised; the status is what `probe` found then.
         """
@@ -256,15 +261,7 @@ class Container(Drivable):
     def state(self) -> State:
         """Its state as the OCI runtime-spec defines it, read afresh, without the lock."""
         self.refresh()
-        process = self.process
-        return State(
-            oci_version=str(self.spec.get("ociVersion") or OCI_VERSION),
-            id=self.id,
-            status=str(self.status),
-            pid=process.pid if process is not None and self.status is not Status.STOPPED else 0,
-            bundle=self.bundle_dir,
-            annotations=self.annotations,
-        )
+        return self._oci_state(self.status)
 
     def recover(self, *, timeout: float | None = None) -> Status | str:
         """Mend under the lock what a dead actor left, and return the status that is true now.
@@ -284,16 +281,17 @@ class Container(Drivable):
         if force:
             self.destroy(timeout=timeout)
             return
-        with self._locked(timeout):
+        with contextlib.ExitStack() as unlocked, self._locked(timeout):
             self._judge(Action.DELETE)
-            self._destroy_locked(force=False)
+            self._destroy_locked(unlocked, force=False)
 
     def destroy(self, *, force: bool = False, timeout: float | None = None) -> None:
         """End all its processes and remove it: on return nothing of it runs, and it cannot be loaded.
 
         Works from every status. Idempotent: if it is gone already, that is success. All steps are taken even if some fail.
         Only while processes are still alive is the record kept, so that it can be tried again; `force` drops it all the same,
-        also when it has become unreadable: then what this object knows of it must do.
+        also when it has become unreadable: then what this object knows of it must do. Whoever has removed the record runs the
+        `poststop` hooks of the spec, all of them: one that fails is logged.
 
         Raises:
             DestroyError: what failed, an `ExceptionGroup`; with a `StillRunningError` in it if the record was kept.
@@ -305,7 +303,8 @@ class Container(Drivable):
 
     def _create(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None, timeout: float | None) -> Self:
         vars(self)["_runtime"] = runtime
-        with self.saver.hold_for_new(timeout=timeout):
+        hooks = hooks_of(self.spec, AFTER_CREATION)
+        with contextlib.ExitStack() as unlocked, self.saver.hold_for_new(timeout=timeout):
             try:
                 self._save_locked()
             except BaseException as error:
@@ -313,53 +312,66 @@ class Container(Drivable):
                     self.saver.destroy()  # a save that failed in its last step is in place
                 raise
             try:
-                self._create_locked(runtime, pid_file)
+                self._make_locked(runtime)
+                if hooks:
+                    self._save_locked()  # for a clean-up, and for hooks that ask: whose processes these are
+                else:
+                    self._finish_locked(pid_file)
             except BaseException as error:
                 # The record is ours and we hold its lock: nothing of another container is touched.
                 with noting(error):
-                    self._destroy_locked(force=False)
+                    self._destroy_locked(unlocked, force=False)
+                raise
+        if hooks:
+            try:
+                run_hooks(hooks, self._oci_state(Status.CREATED))
+                self._finish_after_hooks(pid_file)
+            except BaseException as error:
+                with noting(error):
+                    self._destroy_this_run()
                 raise
         return self
 
-    def _create_locked(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None) -> None:
+    def _make_locked(self, runtime: Runtime) -> None:
         created = checked_created(runtime.create(self), runtime)
         self.init = created.init
         self.helpers = dict(created.helpers)
-        self.sandbox = created.sandbox or self._sandbox_of(created.init)
-        self._settle_locked(LIFECYCLE[Status.CREATING][Action.CREATE])
-        if pid_file is not None:
-            _atomic.replace(os.path.abspath(pid_file), str(created.init.pid).encode(), durable=False, mode=_PID_FILE_MODE)
+        self.sandbox = _oom.sandbox_with_score(self, created.init, created.sandbox)
 
-    def _sandbox_of(self, init: ProcessRef) -> Sandbox | None:
-        """A container on its own is its own sandbox; one that joins shows the sandbox that its first container has."""
-        full_id = self.saver.id
-        if full_id.sandbox_id == full_id.container_id:
-            return Sandbox(id=full_id.sandbox_id, pid=init.pid)
-        with contextlib.suppress(StateFileError):
-            return StateDir(self.saver.root_dir).state_file(full_id.sandbox_id).load(ContainerState).sandbox
-        return None
+    def _finish_after_hooks(self, pid_file: str | os.PathLike[str] | None) -> None:
+        with self.saver.hold():
+            self._reload_this_run(unchanged=True)
+            self._finish_locked(pid_file)
+
+    def _finish_locked(self, pid_file: str | os.PathLike[str] | None) -> None:
+        self._settle_locked(LIFECYCLE[Status.CREATING][Action.CREATE])
+        if pid_file is not None and self.init is not None:
+            _atomic.replace(os.path.abspath(pid_file), str(self.init.pid).encode(), durable=False, mode=_PID_FILE_MODE)
 
     def _destroy(self, *, force: bool, unreadable: bool, timeout: float | None) -> None:
-        try:
-            with self.saver.hold(timeout=timeout):
-                try:
-                    self._reload()
-                except CorruptStateError:
-                    if not unreadable:
-                        raise
-                self._destroy_locked(force=force)
-        except NotFoundError:
-            self.status = Status.STOPPED
-            self.pending = None
+        with self._gone_is_success(), contextlib.ExitStack() as unlocked, self.saver.hold(timeout=timeout):
+            try:
+                self._reload()
+            except CorruptStateError:
+                if not unreadable:
+                    raise
+            self._destroy_locked(unlocked, force=force)
 
-    def _destroy_locked(self, *, force: bool) -> None:
+    def _destroy_this_run(self) -> None:
+        """Destroy it, unless that was done already: then what has its ID now is another's."""
+        with self._gone_is_success(), contextlib.ExitStack() as unlocked, self.saver.hold():
+            self._reload_this_run()
+            self._destroy_locked(unlocked, force=False)
+
+    def _destroy_locked(self, unlocked: contextlib.ExitStack, *, force: bool) -> None:
+        """What follows the removal is left to `unlocked`, for when the lock is no longer held."""
         errors: list[Exception] = []
         try:
             self._intend_locked(Action.DESTROY)
         except StateFileError as error:  # a full disk must not keep a container alive
             _log.warning("%s: destroying it without having noted that: %s", self.id, error)
         if self._runtime is not None:
-            with _collecting(errors):
+            with collecting(errors):
                 self._runtime.destroy(self)
         proved = self._runtime is not None and not errors
         self._end_helpers(errors)
@@ -370,27 +382,30 @@ class Container(Drivable):
             if not told:
                 reason = "or may be: its creation was interrupted, and only its runtime can tell" if forgotten else ""
                 errors.append(StillRunningError(id=self.id, pids=[ref.pid for ref in left], reason=reason))
-            with _collecting(errors):
+            with collecting(errors):
                 self._settle_locked(self._probe())
         else:
-            with _collecting(errors):
-                self.saver.destroy()
-                self.status = Status.STOPPED
-                self.pending = None
+            with collecting(errors):
+                self._remove_locked(unlocked)
         if errors:
             raise DestroyError(f"destroying container {self.id!r}", errors, id=self.id)
 
+    def _remove_locked(self, unlocked: contextlib.ExitStack) -> None:
+        try:
+            self.saver.destroy()
+        except StateIOError as error:
+            if error.applied:
+                unlocked.callback(self._follow_removal)
+            raise
+        unlocked.callback(self._follow_removal)
+        self.status = Status.STOPPED
+        self.pending = None
+
     def _end_helpers(self, errors: list[Exception]) -> None:
         for name, helper in self.helpers.items():
-            with _collecting(errors):
+            with collecting(errors):
                 if helper.send_signal(_signal.SIGKILL) is Presence.ALIVE and helper.wait(HELPER_GRACE) is Presence.ALIVE:
                     raise StillRunningError(id=self.id, pids=[helper.pid], reason=f"helper {name}")
-
-    def _left(self, *, proved: bool) -> list[ProcessRef]:
-        """Its processes that still run or, unless it is `proved` that all have ended, may."""
-        may = {Presence.ALIVE} if proved else {Presence.ALIVE, Presence.UNKNOWN}
-        known = (self.process, *self.helpers.values())
-        return [ref for ref in known if ref is not None and ref.presence() in may]
 
 
 _PID_FILE_MODE = 0o644
@@ -398,11 +413,3 @@ _PID_FILE_MODE = 0o644
 
 def _is_signal(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and 0 < number < _signal.NSIG
-
-
-@contextlib.contextmanager
-def _collecting(errors: list[Exception]) -> Generator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  # raised at the end, with the others
-        errors.append(error)

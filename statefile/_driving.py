@@ -1,7 +1,8 @@
 """How any verb moves a container whose drivers may die at any instruction.
 
 Every verb that changes the status has one shape, written once in `_act`: lock, read again, mend what a dead actor left,
-judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock.
+judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock. What follows a start (the scores, the hooks)
+is done without the lock.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from statefile import _log
+from statefile import _log, _oom
 from statefile._container_state import ContainerState, Pending, now
+from statefile._hooks import AFTER_DELETION, AFTER_START, hooks_of, run_all_hooks, run_hooks
 from statefile._lifecycle import Action, Status, allowed_actions, row_of
 from statefile._process import Presence, ProcessRef
 from statefile.errors import (
     InvalidRuntimeError,
     InvalidTransitionError,
+    NotFoundError,
     StateFileError,
     UnsupportedActionError,
     WaitTimeoutError,
@@ -26,12 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from statefile._container import Container
+    from statefile._hooks import Hook
     from statefile._state_file import StateFile
 
 _RECORD_EXIT_WITHIN = 1.0
 """Seconds that `wait` waits for the lock to write down an exit status that it knows already."""
 
 _RUNS = frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED})  # has a process, says the record
+_STARTS = frozenset({Action.START, Action.RESTORE})
 
 
 class Drivable(ContainerState):
@@ -64,6 +69,7 @@ class Drivable(ContainerState):
             self._judge(action)
             act = self._method(action)
             after = self._after(action)
+            hooks = hooks_of(self.spec, AFTER_START) if action in _STARTS else []
             self._intend_locked(action)
             try:
                 act(self, *arguments)
@@ -72,6 +78,48 @@ class Drivable(ContainerState):
                     self._settle_locked(self._probe())
                 raise
             self._settle_locked(after)
+        if action in _STARTS:
+            self._follow_start(hooks)
+
+    def _follow_start(self, hooks: list[Hook]) -> None:
+        _oom.protect(self)
+        if not hooks:
+            return
+        try:
+            run_hooks(hooks, self._oci_state(Status.RUNNING))
+        except BaseException as error:
+            with noting(error):
+                cast("Container", self)._destroy_this_run()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # it is one
+            raise
+
+    def _follow_removal(self) -> None:
+        _oom.release(self)
+        run_all_hooks(self.spec, AFTER_DELETION, self._oci_state(Status.STOPPED))
+
+    def _reload_this_run(self, *, unchanged: bool = False) -> None:
+        """Become what the file says now.
+
+        Raises:
+            NotFoundError: it is of another container, made under that ID since.
+            InvalidTransitionError: it is not `unchanged`, as it has to be.
+            Otherwise as `_reload`.
+        """
+        current = self.saver.load(type(self))
+        if (current.init, current.created_at) != (self.init, self.created_at):
+            raise NotFoundError(id=self.saver.id, path=str(self.saver.state_path))
+        if unchanged and current.revision != self.revision:
+            hint = ": somebody tried to destroy it while its hooks ran"
+            allowed = allowed_actions(current.status)
+            raise InvalidTransitionError(id=self.id, action=Action.CREATE, status=current.status, allowed=allowed, hint=hint)
+        self._become(current)
+
+    @contextlib.contextmanager
+    def _gone_is_success(self) -> Generator[None]:
+        try:
+            yield
+        except NotFoundError:
+            self.status = Status.STOPPED
+            self.pending = None
 
     def _ask(self, action: Action, *arguments: Any) -> Any:  # noqa: ANN401  # the runtime's
         """A question, or an action that changes no status: judged by a fresh snapshot, done without the lock."""
@@ -144,7 +192,10 @@ class Drivable(ContainerState):
             return
         hint = ""
         if self.status is Status.CREATING:
-            hint = ": its creation was interrupted" if self.saver.locked else ": its creation is going on, or was interrupted"
+            # Whoever creates has the lock, but for while its hooks run.
+            alive = self.pending is not None and self.pending.actor.presence() is not Presence.GONE
+            going_on = alive or not self.saver.locked
+            hint = ": its creation is going on, or was interrupted" if going_on else ": its creation was interrupted"
         raise InvalidTransitionError(
             id=self.id, action=action, status=self.status, allowed=allowed_actions(self.status), hint=hint
         )
@@ -160,6 +211,12 @@ class Drivable(ContainerState):
     def _presence(self) -> Presence:
         process = self.process
         return Presence.GONE if process is None else process.presence()
+
+    def _left(self, *, proved: bool) -> list[ProcessRef]:
+        """Its processes that still run or, unless it is `proved` that all have ended, may."""
+        may = {Presence.ALIVE} if proved else {Presence.ALIVE, Presence.UNKNOWN}
+        known = (self.process, *self.helpers.values())
+        return [ref for ref in known if ref is not None and ref.presence() in may]
 
     def _check_process(self) -> None:
         """Show `stopped` if the process is gone; the file is not changed."""
@@ -253,3 +310,12 @@ def noting(error: BaseException) -> Generator[None]:
         several = cast("tuple[Exception, ...]", getattr(another, "exceptions", (another,)))
         for each in several:
             error.add_note(f"then, cleaning up: {type(each).__name__}: {each}")
+
+
+@contextlib.contextmanager
+def collecting(errors: list[Exception]) -> Generator[None]:
+    """Add a failure of the block to `errors`."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # raised at the end, with the others
+        errors.append(error)

@@ -47,6 +47,12 @@ _CRI = (
 )
 
 
+def is_infrastructure(spec: object) -> bool:
+    """Whether a spec says that its container only holds a sandbox up (a pause container)."""
+    annotations = annotations_of(spec)
+    return any(annotations.get(type_key) == "sandbox" for type_key, _ in _CRI)
+
+
 def sandbox_joined(spec: object) -> str | None:
     """The sandbox that a spec says it joins, by the annotations of containerd or CRI-O; `None` if it is on its own."""
     annotations = annotations_of(spec)
