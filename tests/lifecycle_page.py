@@ -44,8 +44,9 @@ LATER = "a later version's word"
 
 REASONS: Mapping[tuple[Status | str, Action], str] = {
     (Status.CREATING, Action.DESTROY): (
-        "Whoever creates holds the lock. So who finds this status under the lock has found a creation that was "
-        "interrupted. What it has left only the runtime can tell, and `destroy` asks it to end all of it."
+        "Whoever creates holds the lock, but for while the hooks of the creation run. So who finds this status under the "
+        "lock meets a creation that was interrupted, or one that is in its hooks. What there is of it only the runtime can "
+        "tell, and `destroy` asks it to end all of it."
     ),
     (Status.CREATING, Action.START): ("Half a container is not started. It is destroyed, and made anew."),
     (Status.CREATING, Action.EXIT): (

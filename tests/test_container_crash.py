@@ -94,43 +94,42 @@ def act_and_die(root: Path, verb: str, method: str, when: str) -> None:
     ask(Container.load(root, "c", runtime=dying(method, when)), verb)
 
 
-# Where files, processes and locks are handled; the lines between two system calls are alike.
-TRACED = frozenset({
-    *("_container.py", "_driving.py", "_atomic.py", "_claim.py", "_creation.py", "_directory.py", "_freeze.py", "_gate.py"),
-    *("_launch.py", "_resources.py", "_sweep.py"),
+# What changes files, locks or processes. Between two of these nothing happens that others could see.
+CHANGES = frozenset({
+    *("chmod", "fchmod", "flock", "fork_exec", "fsync", "kill", "mkdir", "mkfifo", "pidfd_send_signal", "posix_spawn"),
+    *("prlimit", "pwrite", "remove", "rename", "replace", "rmdir", "setpriority", "unlink", "write"),
 })  # fmt: skip
 
 
 def trace(at: int) -> list[int]:
-    """Die before the line `at` of those files that is executed from now on; the list counts them."""
+    """Die at the moment `at` of those before and after each such system call from now on; the list counts them."""
     count = [0]
-    package = os.path.dirname(statefile.__file__)
 
-    def on_line(_frame: Any, event: str, _argument: object) -> Any:
-        if event == "line":
-            count[0] += 1
-            if count[0] == at:
-                die()
-        return on_line
+    def on_event(_frame: Any, event: str, function: Any) -> None:
+        if event not in {"c_call", "c_return", "c_exception"} or function.__name__ not in CHANGES:
+            return
+        if getattr(function, "__module__", None) is None:
+            return  # a method: of a buffer, a dictionary
+        count[0] += 1
+        if count[0] == at:
+            die()
 
-    def on_call(frame: Any, _event: str, _argument: object) -> Any:
-        folder, name = os.path.split(frame.f_code.co_filename)
-        return on_line if name in TRACED and folder.startswith(package) else None
-
-    sys.settrace(on_call)
+    sys.setprofile(on_event)
     return count
 
 
 def act_and_die_at(root: Path, verb: str, at: int, report: int) -> None:
-    """Do something, and die before the line `at`; if there is no such line, report how many there are."""
+    """Do something, and die at the moment `at`; if there are not so many, report how many there are."""
+    verb, _, hooked = verb.partition(" with ")
     if verb == "new":
-        do: Callable[[], Any] = lambda: make(root, *FAMILY, pid_file=f"{root}.pid")  # noqa: E731
+        hooks = HOOKS if hooked else None
+        do: Callable[[], Any] = lambda: make(root, *FAMILY, pid_file=f"{root}.pid", hooks=hooks)  # noqa: E731
     else:
         c = Container.load(root, "c", runtime=ProcessRuntime())
         do = lambda: ask(c, verb)  # noqa: E731
     count = trace(at)
     do()
-    sys.settrace(None)
+    sys.setprofile(None)
     os.write(report, str(count[0]).encode())
 
 
@@ -147,8 +146,8 @@ def in_child(do: Callable[..., object], *args: Any) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def lines_of(root: Path, verb: str) -> int:
-    """How many lines it takes to do that."""
+def moments_of(root: Path, verb: str) -> int:
+    """How many moments there are at which one may die while doing that."""
     reader, writer = os.pipe()
     assert in_child(act_and_die_at, root, verb, 0, writer) == 0
     os.close(writer)
@@ -157,7 +156,7 @@ def lines_of(root: Path, verb: str) -> int:
 
 
 def killed_at(root: Path, verb: str, at: int) -> bool:
-    """Whether a process that does that was killed before the line `at`, and did not do it all first."""
+    """Whether a process that does that was killed at the moment `at`, and did not do it all first."""
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         status = in_child(act_and_die_at, root, verb, at, null)
@@ -176,7 +175,7 @@ def nursery() -> Iterator[Worker]:
 
 
 def _warm_up() -> None:
-    """Load what is loaded when first used: it would count as lines of the first verb."""
+    """Load what is loaded when first used, for all the children."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as root:
@@ -193,10 +192,14 @@ def must_die(nursery: Worker, *args: Any) -> None:
 # -- each action, at each of its steps ---------------------------------------------------------------------------------
 
 
-def prepared(root: Path, *verbs: str, args: tuple[str, ...] = FAMILY) -> Container:
-    """A container of two processes, or what `args` says, to which that was done."""
-    c = make(root, *args)
+def prepared(root: Path, *verbs: str, args: tuple[str, ...] = FAMILY, hooks: Any = None) -> Container:
+    """A container of two processes, or what `args` says, to which that was done; `kill`: nobody has looked at it since."""
+    c = make(root, *args, hooks=hooks)
     for verb in verbs:
+        if verb == "kill":
+            c.signal(signal.SIGKILL, all=True)
+            until(lambda: c.init is not None and c.init.presence() is Presence.GONE)
+            continue
         ask(c, verb)
         if verb == "start" and args == FAMILY:
             until(lambda: len(c.processes()) == 2)
@@ -557,17 +560,15 @@ def test_creation_after_a_killed_one_needs_a_destroy(home: Path, nursery: Worker
     make(home).destroy()
 
 
-# -- at every line -----------------------------------------------------------------------------------------------------
-
-# Every so manieth line: a few hundred it takes to do a thing. No two verbs meet the shared code at the same places.
-EVERY = {"new": 13, "start": 11, "destroy": 12}
+# -- before and after every system call ----------------------------------------------------------------------------------
 
 
-def _every(home: Path, nursery: Worker, verb: str, step: int, prepare: Callable[[], Any]) -> Iterator[int]:
-    """Let the verb be killed before every `step`-th line that it executes, each time on a new container."""
+def _every(home: Path, nursery: Worker, verb: str, prepare: Callable[[], Any]) -> Iterator[int]:
+    """Let the verb be killed before and after every system call that changes something, each time on a new container."""
     prepare()
-    total = nursery.call(lines_of, home, verb)
-    for at in range(1, total + 1, step):
+    total = nursery.call(moments_of, home, verb)
+    assert total >= 2
+    for at in range(1, total + 1):
         with contextlib.suppress(NotFoundError):
             Container.load(home, "c", runtime=ProcessRuntime()).destroy()
         StateDir(home).sweep()
@@ -577,12 +578,17 @@ def _every(home: Path, nursery: Worker, verb: str, step: int, prepare: Callable[
         yield at
 
 
+HOOKS = {kind: [{"path": "/bin/true"}] for kind in ("prestart", "createRuntime", "poststart", "poststop")}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_creation_killed_at_any_line(home: Path, nursery: Worker) -> None:
+@pytest.mark.parametrize("verb", ["new", "new with hooks"])
+def test_creation_killed_at_any_system_call(home: Path, nursery: Worker, verb: str) -> None:
     """Wherever a creator dies: no process leaks, and after a destroy and a sweep the ID is free."""
     pid_file = Path(f"{home}.pid")
-    for at in _every(home, nursery, "new", EVERY["new"], lambda: pid_file.unlink(missing_ok=True)):
+    seen = set()
+    for at in _every(home, nursery, verb, lambda: pid_file.unlink(missing_ok=True)):
         announced = pid_file.exists()
         try:
             c = Container.load(home, "c", runtime=ProcessRuntime())
@@ -591,6 +597,7 @@ def test_creation_killed_at_any_line(home: Path, nursery: Worker) -> None:
             until(lambda: not survivors(home))
             continue
         status = c.recover()
+        seen.add(status)
         assert status in {Status.CREATING, Status.CREATED}, at
         assert not announced or (status is Status.CREATED and int(pid_file.read_text()) == pid_of(c)), at
         if status is Status.CREATED:
@@ -598,29 +605,42 @@ def test_creation_killed_at_any_line(home: Path, nursery: Worker) -> None:
             c.start()
         c.destroy()
         until(lambda: not survivors(home))
+    assert seen == {Status.CREATING, Status.CREATED}
 
 
 VERBS: dict[str, tuple[tuple[str, ...], set[str]]] = {
+    # what was done before, and what may be true afterwards
     "start": ((), {"created", "running"}),
+    "start with hooks": ((), {"created", "running"}),
     "pause": (("start",), {"running", "paused"}),
     "resume": (("start", "pause"), {"running", "paused"}),
     "update": (("start",), {"running"}),
-    "destroy": (("start",), {"running", "stopped"}),
+    "execute": (("start",), {"running"}),
+    "signal": (("start",), {"running", "stopped"}),
+    "wait": (("start", "kill"), {"stopped"}),
+    "recover": (("start", "kill"), {"stopped"}),
+    "delete": (("start", "kill"), {"stopped", "gone"}),
+    "destroy": (("start",), {"running", "stopped", "gone"}),
+    "destroy with hooks": (("start",), {"running", "stopped", "gone"}),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("verb", VERBS)
-def test_action_killed_at_any_line(home: Path, nursery: Worker, verb: str) -> None:
+def test_action_killed_at_any_system_call(home: Path, nursery: Worker, verb: str) -> None:
     """Wherever an actor dies, the next one finds one of the two statuses, in record and kernel alike."""
     verbs, allowed = VERBS[verb]
     seen = set()
-    for at in _every(home, nursery, verb, EVERY.get(verb, 17), lambda: prepared(home, *verbs)):
+
+    def prepare() -> None:
+        prepared(home, *verbs, hooks=HOOKS if verb.endswith("with hooks") else None)
+
+    for at in _every(home, nursery, verb, prepare):
         try:
             c = Container.load(home, "c", runtime=ProcessRuntime())
         except NotFoundError:
-            assert verb == "destroy", at
+            assert "gone" in allowed, at
             assert not survivors(home), at
             seen.add("gone")
             continue
@@ -631,5 +651,5 @@ def test_action_killed_at_any_line(home: Path, nursery: Worker, verb: str) -> No
         assert on_disk(home)["pending"] is None
         agrees(c)
         c.destroy()
-        assert not survivors(home), at
+        until(lambda: not survivors(home))
     assert seen >= allowed - {"stopped"}

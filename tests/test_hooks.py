@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -625,8 +626,10 @@ def test_start_without_hooks_writes_as_often_as_before(home: Path, spawn: Spawn,
     worker.let_go()
     worker.wait()
     whole = trace.read_text()
-    between = whole[whole.index("from here") : whole.index("to here")].splitlines()[1:-1]
-    assert [line.split(maxsplit=1)[1].partition("(")[0] for line in between] == ["rename", "rename"]
+    between = whole[whole.index("from here") : whole.index("to here")].splitlines()
+    process = whole[: whole.index("from here")].rpartition("\n")[2].split()[0]
+    begun = re.findall(rf"^{process} +(\w+)\(", "\n".join(between[1:-1]), re.MULTILINE)
+    assert begun == ["rename", "rename"]
 
 
 def _create_and_start_here(root: Path) -> None:

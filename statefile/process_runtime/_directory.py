@@ -4,6 +4,7 @@
 | --- | --- |
 | `monitor`, `monitor-…` | while that monitor lives, or if it was killed: who it is |
 | `leader`, `leader-…` | the same for the process that it was started for, which leads a session of its own |
+| `ended` | once the monitor has: who the leader was |
 | `start` | a FIFO, until the first process has been let through |
 | `alive` | a FIFO, open in the monitor until the exit status is recorded |
 | `exit` | the exit status, then `empty` once there is no process left |

@@ -114,8 +114,11 @@ def _monitor(plan: Plan, answer: int) -> NoReturn:
     adopts = _prctl(_PR_SET_CHILD_SUBREAPER)
     os.close(let_go)  # from here on no orphan can get away, so the program may run
     _reap(child, ending)
-    for name in ("leader" + suffix, "monitor" + suffix):
-        _unlink(name)
+    if ending:
+        _rename("leader", "ended")
+    else:
+        _unlink("leader" + suffix)
+    _unlink("monitor" + suffix)
     if ending and adopts:
         _note(ending[1], b"empty\n", len(EXIT_ROOM))
     os._exit(0)
@@ -302,6 +305,13 @@ def _write_file(path: str, content: bytes) -> None:
 def _unlink(name: str) -> None:
     try:  # noqa: SIM105  # as above
         os.unlink(name, dir_fd=_DIRECTORY)
+    except OSError:
+        pass  # a destroyer was faster
+
+
+def _rename(name: str, new: str) -> None:
+    try:  # noqa: SIM105  # as above
+        os.rename(name, new, src_dir_fd=_DIRECTORY, dst_dir_fd=_DIRECTORY)
     except OSError:
         pass  # a destroyer was faster
 

@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from statefile._process import Presence
-from statefile.process_runtime._directory import told
+from statefile.process_runtime._directory import read_text, told
+from statefile.process_runtime._family import parse_ref
 from statefile.runtime import ExitStatus
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def wait_for_exit(directory: RunDirectory, init: ProcessRef, timeout: float | No
     """
     deadline = None if timeout is None or timeout == math.inf else time.monotonic() + timeout
     with directory.opened() as descriptor:
-        if descriptor is not None:
+        if descriptor is not None and _is_of(descriptor, init):
             status = _recorded(directory, descriptor, deadline)
             if status is not None:
                 return status
@@ -50,6 +51,12 @@ def parse_exit(text: str) -> ExitStatus | None:
         if kind == "signal":
             return ExitStatus(signal=int(number))
     return None
+
+
+def _is_of(descriptor: int, init: ProcessRef) -> bool:
+    """Whether the directory is that of the run of `init`, and not of another one under the same ID."""
+    text = read_text(descriptor, "leader") or read_text(descriptor, "ended") or ""
+    return init in parse_ref(text)
 
 
 def _recorded(directory: RunDirectory, descriptor: int, deadline: float | None) -> ExitStatus | None:
