@@ -1,4 +1,4 @@
-"""`Container`: what an embedder holds. One method a verb, in the order of a life; creation and destruction in full.
+"""`Container`: what an embedder holds. One method a verb, in the order of a life; the creation in full.
 
 The lock is held for every change, but for while OCI hooks run: a hook may ask for anything, and is never waited for in vain.
 """
@@ -10,36 +10,31 @@ import os
 import signal as _signal
 from typing import TYPE_CHECKING, Any, Self
 
-from statefile import _atomic, _log, _oom
+from statefile import _atomic, _oom
 from statefile._container_state import Pending, now, user_name
-from statefile._driving import Drivable, collecting, noting
-from statefile._hooks import AFTER_CREATION, check_hooks, hooks_of, run_hooks
+from statefile._destruction import Destroyable
+from statefile._driving import noting
+from statefile._forwarding import forwarding
+from statefile._hooks import AFTER_CREATION, AFTER_START, check_hooks, hooks_of, run_hooks
 from statefile._ids import FullID
 from statefile._lifecycle import LIFECYCLE, Action, Status
-from statefile._process import Presence, ProcessRef
+from statefile._process import ProcessRef
 from statefile._record import build
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile._waiter import Deadline
 from statefile.errors import (
-    CorruptStateError,
-    DestroyError,
     SpecError,
-    StateFileError,
-    StateIOError,
-    StillRunningError,
 )
 from statefile.oci import State, sandbox_joined
 from statefile.runtime import ExitStatus, Runtime, check_runtime, checked_created
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-HELPER_GRACE = 5.0
-"""Seconds that a helper process has to end once it was killed."""
+    from collections.abc import Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 
-class Container(Drivable):
+class Container(Destroyable):
     """One container. Subclass it to add typed fields; each needs a default.
 
     An object shows what the file said when it was last read: `refresh` reads again, and every verb that takes the lock does.
@@ -190,11 +185,11 @@ class Container(Drivable):
             NotFoundError, LockTimeoutError, DeadlockError, CorruptStateError, StateIOError: as for `StateFile`.
             Exception: whatever the runtime raised; the status is what `probe` found then.
         """
-        self._act(Action.START, timeout)
+        self._begin(Action.START, timeout)
 
     def restore(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
         """Run the created container from the image at `path`: on return the status is `running`. Raises as `start`."""
-        self._act(Action.RESTORE, timeout, os.fspath(path))
+        self._begin(Action.RESTORE, timeout, os.fspath(path))
 
     def pause(self, *, timeout: float | None = None) -> None:
         """Suspend it: on return none of its processes runs, and the status is `paused`. Raises as `start`."""
@@ -238,6 +233,25 @@ class Container(Drivable):
         self.refresh()
         self._judge(Action.SIGNAL_ALL if all else Action.SIGNAL)
         self._need_runtime(Action.SIGNAL).signal(self, int(number), all=all)
+
+    def forward_signals(self, signals: Iterable[int] | None = None) -> AbstractContextManager[None]:
+        """While the block runs, pass each signal that this process gets on to the container's first process.
+
+        For attached runs: `with container.forward_signals(): container.start(); status = container.wait()`. `signals` says
+        which; if not, all but those that concern this process itself (its faults, timers, children and terminal stops). What
+        this process ignored before, it goes on ignoring. At the end of the block what has come was passed on, and the
+        handlers are again what they were. One that can no longer be delivered is logged.
+
+        Raises:
+            ValueError: this is not the main thread, or there is a signal that cannot be caught.
+        """
+
+        def send(number: int) -> None:
+            current = self._loaded(self.saver, self._runtime, check=True)  # this object is the main thread's
+            if (current.init, current.created_at) == (self.init, self.created_at):
+                current.signal(number)
+
+        return forwarding(send, signals, self.id)
 
     def wait(self, timeout: float | None = None) -> ExitStatus | None:
         """Wait until it has stopped, and return how its first process ended: `None` if nobody knows.
@@ -299,7 +313,7 @@ class Container(Drivable):
         """
         self._destroy(force=force, unreadable=force, timeout=timeout)
 
-    # -- creation and destruction --------------------------------------------------------------------------------------
+    # -- creation and start --------------------------------------------------------------------------------------------
 
     def _create(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None, timeout: float | None) -> Self:
         vars(self)["_runtime"] = runtime
@@ -348,64 +362,21 @@ class Container(Drivable):
         if pid_file is not None and self.init is not None:
             _atomic.replace(os.path.abspath(pid_file), str(self.init.pid).encode(), durable=False, mode=_PID_FILE_MODE)
 
-    def _destroy(self, *, force: bool, unreadable: bool, timeout: float | None) -> None:
-        with self._gone_is_success(), contextlib.ExitStack() as unlocked, self.saver.hold(timeout=timeout):
-            try:
-                self._reload()
-            except CorruptStateError:
-                if not unreadable:
-                    raise
-            self._destroy_locked(unlocked, force=force)
-
-    def _destroy_this_run(self) -> None:
-        """Destroy it, unless that was done already: then what has its ID now is another's."""
-        with self._gone_is_success(), contextlib.ExitStack() as unlocked, self.saver.hold():
-            self._reload_this_run()
-            self._destroy_locked(unlocked, force=False)
-
-    def _destroy_locked(self, unlocked: contextlib.ExitStack, *, force: bool) -> None:
-        """What follows the removal is left to `unlocked`, for when the lock is no longer held."""
-        errors: list[Exception] = []
+    def _begin(self, action: Action, timeout: float | None, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
+        """Start it, in one way or another, and then, without the lock, do what follows: the scores, and the hooks."""
+        with self._locked(timeout):
+            self._judge(action)
+            hooks = hooks_of(self.spec, AFTER_START)
+            self._act_locked(action, *arguments)
+        _oom.protect(self)
+        if not hooks:
+            return
         try:
-            self._intend_locked(Action.DESTROY)
-        except StateFileError as error:  # a full disk must not keep a container alive
-            _log.warning("%s: destroying it without having noted that: %s", self.id, error)
-        if self._runtime is not None:
-            with collecting(errors):
-                self._runtime.destroy(self)
-        proved = self._runtime is not None and not errors
-        self._end_helpers(errors)
-        told = ExceptionGroup("", errors).subgroup(StillRunningError) if errors else None
-        left = self._left(proved=proved)
-        forgotten = self.status is Status.CREATING and not proved
-        if (told or left or forgotten) and not force:
-            if not told:
-                reason = "or may be: its creation was interrupted, and only its runtime can tell" if forgotten else ""
-                errors.append(StillRunningError(id=self.id, pids=[ref.pid for ref in left], reason=reason))
-            with collecting(errors):
-                self._settle_locked(self._probe())
-        else:
-            with collecting(errors):
-                self._remove_locked(unlocked)
-        if errors:
-            raise DestroyError(f"destroying container {self.id!r}", errors, id=self.id)
-
-    def _remove_locked(self, unlocked: contextlib.ExitStack) -> None:
-        try:
-            self.saver.destroy()
-        except StateIOError as error:
-            if error.applied:
-                unlocked.callback(self._follow_removal)
+            run_hooks(hooks, self._oci_state(Status.RUNNING))
+        except BaseException as error:
+            with noting(error):
+                self._destroy_this_run()
             raise
-        unlocked.callback(self._follow_removal)
-        self.status = Status.STOPPED
-        self.pending = None
-
-    def _end_helpers(self, errors: list[Exception]) -> None:
-        for name, helper in self.helpers.items():
-            with collecting(errors):
-                if helper.send_signal(_signal.SIGKILL) is Presence.ALIVE and helper.wait(HELPER_GRACE) is Presence.ALIVE:
-                    raise StillRunningError(id=self.id, pids=[helper.pid], reason=f"helper {name}")
 
 
 _PID_FILE_MODE = 0o644

@@ -1,8 +1,7 @@
 """How any verb moves a container whose drivers may die at any instruction.
 
 Every verb that changes the status has one shape, written once in `_act`: lock, read again, mend what a dead actor left,
-judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock. What follows a start (the scores, the hooks)
-is done without the lock.
+judge by `LIFECYCLE`, save the intent, ask the runtime, save the result, unlock.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from statefile import _log, _oom
+from statefile import _log
 from statefile._container_state import ContainerState, Pending, now
-from statefile._hooks import AFTER_DELETION, AFTER_START, hooks_of, run_all_hooks, run_hooks
 from statefile._lifecycle import Action, Status, allowed_actions, row_of
 from statefile._process import Presence, ProcessRef
 from statefile.errors import (
@@ -29,14 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from statefile._container import Container
-    from statefile._hooks import Hook
     from statefile._state_file import StateFile
 
 _RECORD_EXIT_WITHIN = 1.0
 """Seconds that `wait` waits for the lock to write down an exit status that it knows already."""
 
 _RUNS = frozenset({Status.CREATED, Status.RUNNING, Status.PAUSED})  # has a process, says the record
-_STARTS = frozenset({Action.START, Action.RESTORE})
 
 
 class Drivable(ContainerState):
@@ -66,35 +62,20 @@ class Drivable(ContainerState):
 
     def _act(self, action: Action, timeout: float | None, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
         with self._locked(timeout):
-            self._judge(action)
-            act = self._method(action)
-            after = self._after(action)
-            hooks = hooks_of(self.spec, AFTER_START) if action in _STARTS else []
-            self._intend_locked(action)
-            try:
-                act(self, *arguments)
-            except BaseException as error:
-                with noting(error):
-                    self._settle_locked(self._probe())
-                raise
-            self._settle_locked(after)
-        if action in _STARTS:
-            self._follow_start(hooks)
+            self._act_locked(action, *arguments)
 
-    def _follow_start(self, hooks: list[Hook]) -> None:
-        _oom.protect(self)
-        if not hooks:
-            return
+    def _act_locked(self, action: Action, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
+        self._judge(action)
+        act = self._method(action)
+        after = self._after(action)
+        self._intend_locked(action)
         try:
-            run_hooks(hooks, self._oci_state(Status.RUNNING))
+            act(self, *arguments)
         except BaseException as error:
             with noting(error):
-                cast("Container", self)._destroy_this_run()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # it is one
+                self._settle_locked(self._probe())
             raise
-
-    def _follow_removal(self) -> None:
-        _oom.release(self)
-        run_all_hooks(self.spec, AFTER_DELETION, self._oci_state(Status.STOPPED))
+        self._settle_locked(after)
 
     def _reload_this_run(self, *, unchanged: bool = False) -> None:
         """Become what the file says now.
@@ -112,14 +93,6 @@ class Drivable(ContainerState):
             allowed = allowed_actions(current.status)
             raise InvalidTransitionError(id=self.id, action=Action.CREATE, status=current.status, allowed=allowed, hint=hint)
         self._become(current)
-
-    @contextlib.contextmanager
-    def _gone_is_success(self) -> Generator[None]:
-        try:
-            yield
-        except NotFoundError:
-            self.status = Status.STOPPED
-            self.pending = None
 
     def _ask(self, action: Action, *arguments: Any) -> Any:  # noqa: ANN401  # the runtime's
         """A question, or an action that changes no status: judged by a fresh snapshot, done without the lock."""
@@ -310,12 +283,3 @@ def noting(error: BaseException) -> Generator[None]:
         several = cast("tuple[Exception, ...]", getattr(another, "exceptions", (another,)))
         for each in several:
             error.add_note(f"then, cleaning up: {type(each).__name__}: {each}")
-
-
-@contextlib.contextmanager
-def collecting(errors: list[Exception]) -> Generator[None]:
-    """Add a failure of the block to `errors`."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  # raised at the end, with the others
-        errors.append(error)

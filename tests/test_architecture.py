@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import os
+import pickle
 import re
+import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ import pytest
 import statefile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "statefile"
@@ -31,8 +34,8 @@ BANDS = {
     "rules": ("errors", "_log", "_ids", "_lifecycle"),
     "system": ("_lock", "_claim", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record"),
     "objects": (
-        *("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom"),
-        *("_container_state", "_driving", "_container"),
+        *("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_forwarding"),
+        *("_container_state", "_driving", "_destruction", "_container"),
     ),
     "faces": ("aio", "process_runtime", "testing", "pytest_plugin", "interop", "__main__"),
     "front door": ("__init__",),
@@ -44,6 +47,9 @@ SHARED = {"pydantic", "pydantic_core", "typing_extensions"}
 
 # A runtime has files, pipes and processes of its own, and touches them as it likes. Libraries it still does not own.
 FREE = "process_runtime"
+
+# Nobody needs these as attributes of the package: pytest finds its plugin by name, and Python what it runs.
+OWN_DOORS = {"pytest_plugin", "interop", "__main__", "__init__", "__pycache__"}
 
 MAX_LINES = 420
 LONG = {"errors.py": 640}  # one tree, one page: what an error means is found in one place
@@ -188,6 +194,18 @@ def check_front_door(front: ModuleType) -> Iterator[str]:
     yield from (f"__all__ names {name}, which is not there" for name in names if not hasattr(front, name))
 
 
+def check_lazy_names(front: Module, names: Iterable[str], module_of: Mapping[str, str]) -> Iterator[str]:
+    """What type checkers see in the front door is what it loads, from there, and stands in `__all__`."""
+    unreal = front.for_types_only()
+    seen = {local: target for stmt, target, local in front.imports() if stmt in unreal}
+    loaded = {name: f"{front.name}.{module}.{name}" for name, module in module_of.items()}
+    listed = {name: seen.get(name) for name in names}
+    for name in sorted({*seen, *loaded, *listed}):
+        if not seen.get(name) == loaded.get(name) == listed.get(name):
+            where = "stands" if name in listed else "does not stand"
+            yield f"{name} is {seen.get(name)} for type checkers, {loaded.get(name)} at run time, and {where} in __all__"
+
+
 def check_docstrings(tests: Path) -> Iterator[str]:
     """Every test says in a sentence what is true."""
     for path in sorted(tests.rglob("test_*.py")):
@@ -212,6 +230,78 @@ def test_front_door_keeps_its_word() -> None:
     """Every name in `__all__` can be imported, and the list is sorted."""
     complaints = "\n".join(check_front_door(statefile))
     assert not complaints, complaints
+
+
+def test_front_door_is_the_same_for_type_checkers() -> None:
+    """Type checkers see the names of `__all__` in the modules that they are loaded from when the program runs."""
+    complaints = "\n".join(check_lazy_names(modules(PACKAGE)["statefile"], statefile.__all__, statefile._MODULE_OF))
+    assert not complaints, complaints
+
+
+def in_a_new_process(program: str) -> list[str]:
+    """What a program prints, which finds this package and nothing of it loaded."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def test_front_door_loads_what_is_asked_for() -> None:
+    """`import statefile` loads no module but itself, its errors need no pydantic, and a model loads what it needs."""
+    new = "print(*sorted(set(sys.modules) - before))"
+    first, second, third = in_a_new_process(
+        f"import __future__, importlib, sys, typing; before = set(sys.modules); import statefile; {new}\n"
+        f"statefile.NotFoundError; {new}\nstatefile.StateFile; print('pydantic' in sys.modules)"
+    )
+    assert (first, second, third) == ("statefile", "statefile statefile.errors", "True")
+
+
+def test_submodules_are_there_at_once() -> None:
+    """After `import statefile` alone each public submodule is its attribute."""
+    names = [path.stem for path in (*PACKAGE.glob("[a-z]*.py"), *PACKAGE.glob("[a-z]*/")) if path.stem not in OWN_DOORS]
+    program = f"import statefile; [print(name, getattr(statefile, name).__name__) for name in {sorted(names)}]"
+    assert in_a_new_process(program) == [f"{name} statefile.{name}" for name in sorted(names)]
+    assert sorted(names) == sorted(statefile._SUBMODULES)
+
+
+def test_front_door_shows_its_names() -> None:
+    """`dir` shows the public names, loaded or not, and an unknown one is refused in Python's own words."""
+    assert in_a_new_process("import statefile; print(*dir(statefile))") == [
+        " ".join(sorted([*statefile.__all__, *statefile._SUBMODULES]))
+    ]
+    with pytest.raises(AttributeError, match=r"^module 'statefile' has no attribute 'no_such'$"):
+        _ = statefile.no_such  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="cannot import name 'NoSuch' from 'statefile'"):
+        exec("from statefile import NoSuch")
+
+
+def test_names_are_one_object() -> None:
+    """A star import, a pickle and an import from the module itself all lead to the same class."""
+    star: dict[str, object] = {}
+    exec("from statefile import *", star)
+    assert {name: star[name] for name in statefile.__all__} == {name: getattr(statefile, name) for name in statefile.__all__}
+    assert pickle.loads(pickle.dumps(statefile.StateFile)) is star["StateFile"]
+    assert in_a_new_process(f"import pickle; print(pickle.loads({pickle.dumps(statefile.Status.RUNNING)!r}))") == ["running"]
+
+
+def test_threads_may_all_come_first() -> None:
+    """Threads that ask for every name at once, before anything is loaded, all get theirs."""
+    program = """
+import sys, threading, statefile
+sys.setswitchinterval(1e-5)
+names = [*statefile.__all__]
+together, failed = threading.Barrier(len(names)), []
+def ask(name):
+    together.wait()
+    try:
+        getattr(statefile, name)
+    except BaseException as error:
+        failed.append((name, error))
+threads = [threading.Thread(target=ask, args=[name]) for name in names]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(failed)
+"""
+    assert in_a_new_process(program) == ["[]"]
 
 
 def test_every_test_states_a_truth() -> None:
@@ -307,6 +397,33 @@ def test_front_door_check_finds_a_break(names: list[str], complaint: str) -> Non
     front.__all__ = names  # type: ignore[attr-defined]
     (found,) = check_front_door(front)
     assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("names", "module_of", "complaint"),
+    [
+        (
+            ["A"],
+            {"A": "_a", "B": "_b"},
+            "B is front._b.B for type checkers, front._b.B at run time, and does not stand in __all__",
+        ),
+        (["A", "B"], {"A": "_a"}, "B is front._b.B for type checkers, None at run time, and stands in __all__"),
+        (
+            ["A", "B"],
+            {"A": "_a", "B": "_a"},
+            "B is front._b.B for type checkers, front._a.B at run time, and stands in __all__",
+        ),
+        (["A", "B", "C"], {"A": "_a", "B": "_b", "C": "_c"}, "C is None for type checkers, front._c.C at run time"),
+    ],
+    ids=["unlisted", "not loaded", "from elsewhere", "hidden from type checkers"],
+)
+def test_lazy_names_check_finds_a_break(names: list[str], module_of: dict[str, str], complaint: str) -> None:
+    """A name that type checkers, the loader and `__all__` do not agree about gets a complaint, and others do not."""
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from front._a import A\n    from front._b import B\n"
+    front = Module("front", Path("__init__.py"), ast.parse(text))
+    assert list(check_lazy_names(front, ["A", "B"], {"A": "_a", "B": "_b"})) == []
+    (found,) = check_lazy_names(front, names, module_of)
+    assert found.startswith(complaint)
 
 
 def test_docstring_check_finds_a_break(tmp_path: Path) -> None:

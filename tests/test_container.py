@@ -1467,7 +1467,7 @@ def test_helpers_end_with_the_container(home: Path, script: Script) -> None:
 @pytest.mark.parametrize("how", ["it does not die", "it may not be killed"])
 def test_helper_that_lives_on_keeps_the_record(home: Path, script: Script, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """A helper that cannot be ended is told and can be found; the others are ended all the same."""
-    monkeypatch.setattr("statefile._container.HELPER_GRACE", 0.05)
+    monkeypatch.setattr("statefile._destruction.HELPER_GRACE", 0.05)
     stubborn, other = script.child(), script.child()
     really = ProcessRef.send_signal
 
