@@ -29,13 +29,17 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 """What file systems answer that have nothing to flush."""
 
+_ACCESS_LIST = "system.posix_acl_access"
+_NO_LIST = frozenset({errno.ENODATA, errno.ENOTSUP, errno.ENOENT})
+
 
 def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> None:
     """Put `data` in place of the regular file `path`, which need not exist.
 
     On return the new bytes are there for every reader, and if `durable` they survive a power cut. If not, one may bring the
     old file back, but never half a new one: what is renamed before its bytes are on the disk can come back empty. An
-    existing file's mode and owner are kept; a new one has `mode`, whatever the umask.
+    existing file's mode, access control list and (where the system allows it) owner are kept; a new one has `mode`, whatever the
+    umask.
 
     Raises:
         UnsafePathError: a link, a directory or a device stands at `path`.
@@ -50,7 +54,7 @@ def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> 
         raise system_error(error, "create a temporary file for", path) from error
     try:
         try:
-            _adopt(opened[0], old, mode)
+            _adopt(opened[0], old, mode, path)
             _write_all(opened[0], data)
             _flush(opened[0])
         finally:
@@ -83,14 +87,23 @@ def lstat_regular(path: str) -> os.stat_result | None:
     return found
 
 
-def _adopt(fd: int, old: os.stat_result | None, mode: int) -> None:
-    """Give the new file the old one's mode and, as far as the system allows it, owner."""
+def _adopt(fd: int, old: os.stat_result | None, mode: int, path: str) -> None:
+    """Give the new file the old one's mode, its access control list and, as far as the system allows it, its owner."""
     if old is not None:
         mode = stat.S_IMODE(old.st_mode)
         if old.st_uid != os.geteuid() or old.st_gid != os.getegid():
             with contextlib.suppress(PermissionError):
                 os.fchown(fd, old.st_uid, old.st_gid)
     os.fchmod(fd, mode)
+    if old is not None and mode & stat.S_IRWXG:
+        # With a list the group's bits are its mask: without it they would let in whom it keeps out.
+        try:
+            access = os.getxattr(path, _ACCESS_LIST, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LIST:
+                raise
+        else:
+            os.setxattr(fd, _ACCESS_LIST, access)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -251,11 +264,13 @@ def check_regular(found: os.stat_result, path: str) -> None:
 def system_error(error: OSError, operation: str, path: str, *, applied: bool = False) -> StateFileError:
     """The named error for what the system answered about `path`."""
     if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}:
-        with contextlib.suppress(OSError):
-            mode = os.lstat(path).st_mode
-            if not stat.S_ISREG(mode):
-                expected = "a directory" if error.errno == errno.ENOTDIR else "a regular file"
-                return UnsafePathError(path=path, found=_kind(mode), expected=expected, errno=error.errno)
+        directory_expected = error.errno == errno.ENOTDIR
+        for place in (path, os.path.dirname(path)) if directory_expected else (path,):
+            with contextlib.suppress(OSError):
+                mode = os.lstat(place).st_mode
+                if not (stat.S_ISREG(mode) and place is path) and not (stat.S_ISDIR(mode) and directory_expected):
+                    expected = "a directory" if directory_expected else "a regular file"
+                    return UnsafePathError(path=place, found=_kind(mode), expected=expected, errno=error.errno)
     return StateIOError(path=path, operation=operation, errno=error.errno or errno.EIO, applied=applied)
 
 

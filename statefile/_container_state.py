@@ -26,12 +26,12 @@ from statefile._lifecycle import Action, Status
 from statefile._process import ProcessRef
 from statefile._record import JSONObject, Record, Revisioned
 from statefile._state_file import StateFile, place_of
-from statefile.errors import UnsupportedVersionError
+from statefile.errors import StaleStateError, UnsupportedVersionError
 from statefile.oci import OCI_VERSION, State, annotations_of
 from statefile.runtime import ExitStatus, Sandbox  # noqa: TC001  # pydantic reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 SCHEMA_VERSION = 1
@@ -178,14 +178,39 @@ class ContainerState(Revisioned):
         object.__setattr__(self, "__pydantic_extra__", other.__pydantic_extra__)
         object.__setattr__(self, "__pydantic_fields_set__", other.__pydantic_fields_set__)
 
-    def check_writable(self, path: str) -> None:
-        """Raise `UnsupportedVersionError` if the record is of a newer major version."""
-        if self.schema_version > SCHEMA_VERSION:
-            raise UnsupportedVersionError(path=path, version=self.schema_version, supported=SCHEMA_VERSION)
+    def mark(self) -> dict[str, Any]:
+        """What tells the file from one of another version, of another container of that ID, or of another revision."""
+        return {"schemaVersion": self.schema_version, "createdAt": self.created_at, "revision": self.revision}
+
+    def check_follows(self, found: Mapping[str, Any] | None, path: str) -> None:
+        """Raise if this record must not replace what was `found` at `path`, nothing or a JSON object.
+
+        Raises:
+            UnsupportedVersionError: one of the two is of a newer major version.
+            StaleStateError: the file is at another revision, or of another container, made under that ID since.
+        """
+        _check_version(self.schema_version, path)
+        if found is not None:
+            self.check_readable(found, path)
+            created_at = found.get("createdAt", "")
+            if created_at != self.created_at:
+                since = f"it was made at {created_at}, the object to save at {self.created_at}"
+                raise StaleStateError(path=path, revision=self.revision, found=found.get("revision", 0), reason=since)
+        super().check_follows(found, path)
+
+    @classmethod
+    def check_readable(cls, found: Mapping[str, Any], path: str) -> None:
+        """Raise `UnsupportedVersionError` if the JSON object at `path` says that it is of a newer major version."""
+        _check_version(found.get("schemaVersion"), path)
 
     def _save_locked(self) -> None:
         """Save this object as the next revision; raises as `StateFile.save_locked`, file and revision then being as before."""
         self.saver.save_locked(self)
+
+
+def _check_version(version: object, path: str) -> None:
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise UnsupportedVersionError(path=path, version=version, supported=SCHEMA_VERSION)
 
 
 def user_name() -> str:

@@ -18,6 +18,7 @@ from statefile.errors import (
     StateFileError,
     StateIOError,
     StillRunningError,
+    UnsupportedVersionError,
 )
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ class Destroyable(Drivable):
         with self._gone_is_success(), contextlib.ExitStack() as unlocked, self.saver.hold(timeout=timeout):
             try:
                 self._reload()
-            except CorruptStateError:
+            except (CorruptStateError, UnsupportedVersionError) as error:
                 if not unreadable:
                     raise
-            self._destroy_locked(unlocked, force=force)
+                _log.warning("%s: destroying what cannot be read: %s", self.id, error)
+                self._destroy_locked(unlocked, force=force, note=False)
+            else:
+                self._destroy_locked(unlocked, force=force)
 
     def _destroy_this_run(self) -> None:
         """Destroy it, unless that was done already: then what has its ID now is another's."""
@@ -47,13 +51,14 @@ class Destroyable(Drivable):
             self._reload_this_run()
             self._destroy_locked(unlocked, force=False)
 
-    def _destroy_locked(self, unlocked: contextlib.ExitStack, *, force: bool) -> None:
+    def _destroy_locked(self, unlocked: contextlib.ExitStack, *, force: bool, note: bool = True) -> None:
         """What follows the removal is left to `unlocked`, for when the lock is no longer held."""
         errors: list[Exception] = []
         try:
-            self._intend_locked(Action.DESTROY)
+            if note:
+                self._intend_locked(Action.DESTROY)
         except StateFileError as error:  # a full disk must not keep a container alive
-            _log.warning("%s: destroying it without having noted that: %s", self.id, error)
+            _log.warning("%s: destroying it, which could not be noted in its record before: %s", self.id, error)
         if self._runtime is not None:
             with collecting(errors):
                 self._runtime.destroy(cast("Container", self))

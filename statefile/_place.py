@@ -22,7 +22,7 @@ _ROOT_TRIES = 3
 class Place:
     """Where a container's files are, and this object's lock on them."""
 
-    __slots__ = ("destroyed", "durable", "fresh", "id", "lock", "revision", "root", "spelling", "state")
+    __slots__ = ("destroyed", "durable", "fresh", "id", "lock", "mark", "root", "spelling", "state")
 
     def __init__(self, root: str, full_id: FullID, *, durable: bool) -> None:
         stem = f"{root}/{file_stem(full_id)}"
@@ -34,7 +34,7 @@ class Place:
         self.spelling: object = None  # how a record in the file spells root and id, where that was read
         self.fresh = False  # under the lock: there has been no state yet
         self.destroyed = False  # under the lock: there is none any more
-        self.revision: int | None = None  # under the lock: that of the file, once it is known
+        self.mark: dict[str, object] | None = None  # under the lock: that of the record in the file, once it is known
 
     def exists(self) -> bool:
         """Whether there is a state file."""
@@ -65,7 +65,7 @@ class Place:
             except FileNotFoundError as error:  # the root was removed this very moment
                 if attempt == _ROOT_TRIES:
                     raise _atomic.system_error(error, "make lock file", self.lock.path) from error
-        self.fresh, self.destroyed, self.revision = True, False, None
+        self.fresh, self.destroyed, self.mark = True, False, None
         try:
             if self.exists():
                 raise AlreadyExistsError(id=self.id, path=self.state)
@@ -102,7 +102,7 @@ class Place:
                 yield from self.lock.acquire(owner, deadline, create=True)
             except FileNotFoundError:
                 return False
-        self.fresh, self.destroyed, self.revision = False, False, None
+        self.fresh, self.destroyed, self.mark = False, False, None
         return True
 
     @contextlib.contextmanager

@@ -20,7 +20,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticSerializationError, SchemaSerializer
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
-from statefile.errors import CorruptStateError, UnstorableStateError
+from statefile.errors import CorruptStateError, StaleStateError, StateFileError, UnstorableStateError
 
 MAX_BYTES = 64 * 2**20
 """The largest state that is read or written."""
@@ -49,7 +49,7 @@ class Record(BaseModel):
 
 
 class Revisioned(Record):
-    """A record that counts its saves, so that one which is older than the file is noticed.
+    """A record that counts its saves, so that one which was not made from what the file says is noticed.
 
     Attributes:
         revision: grows by one with each save. Order comes from it, never from a clock.
@@ -57,8 +57,23 @@ class Revisioned(Record):
 
     revision: int = Field(default=0, strict=True, ge=0)
 
-    def check_writable(self, path: str) -> None:
-        """Raise if this version must not save the record to `path`; a subclass may know a reason."""
+    def mark(self) -> dict[str, Any]:
+        """The keys of the file, and their values, by which `check_follows` knows it again."""
+        return {"revision": self.revision}
+
+    def check_follows(self, found: Mapping[str, Any] | None, path: str) -> None:
+        """Raise if this record must not replace what was `found` at `path`, nothing or a JSON object.
+
+        Raises:
+            StaleStateError: the file is at another revision.
+        """
+        revision = self.revision if found is None else found.get("revision", 0)
+        if revision != self.revision and type(revision) is int:  # else it is no record of ours
+            raise StaleStateError(path=path, revision=self.revision, found=revision)
+
+    @classmethod
+    def check_readable(cls, found: Mapping[str, Any], path: str) -> None:
+        """Raise if the JSON object at `path` cannot be expected to be one of ours; a subclass may know a reason."""
 
 
 class _Opaque:
@@ -308,7 +323,7 @@ def decode(data: bytes, type_: type[T], *, path: str, context: object = None) ->
         # A strict model takes from JSON text what it refuses from Python values (a date from a string).
         return cast("T", from_json(data, context=context))
     except ValidationError as error:
-        raise CorruptStateError(path=path, kind="invalid", reason=_first_error(error)) from None
+        raise _refusal(error, type_, parsed, path) from None
 
 
 _DIGITS_TO_ZERO = bytes(ord("0") if chr(i) in "0123456789" else i for i in range(256))
@@ -355,7 +370,7 @@ def _corrupt(data: bytes, error: orjson.JSONDecodeError, path: str) -> CorruptSt
     """Say in an operator's words what `data` is."""
     if not data.strip():
         kind, reason = "empty", f"it has {len(data)} bytes, and none of them says anything"
-    elif b"\0" in data:
+    elif _NULS in data or not data.strip(b"\0"):
         kind, reason = "nul-filled", f"{data.count(0)} of its {len(data)} bytes are NUL, as after a power cut"
     elif (wrong := _decode_error(data)) is not None and wrong.reason == "unexpected end of data":
         kind, reason = "truncated", f"it ends in the middle of a character, after {len(data)} bytes"
@@ -370,6 +385,10 @@ def _corrupt(data: bytes, error: orjson.JSONDecodeError, path: str) -> CorruptSt
     return CorruptStateError(path=path, kind=kind, reason=reason)
 
 
+_NULS = bytes(4)
+"""So many in a row no text has, in whatever encoding."""
+
+
 def _decode_error(data: bytes) -> UnicodeDecodeError | None:
     try:
         data.decode()
@@ -378,11 +397,27 @@ def _decode_error(data: bytes) -> UnicodeDecodeError | None:
     return None
 
 
+def _refusal(error: ValidationError, type_: Any, parsed: dict[str, Any], path: str) -> StateFileError:  # noqa: ANN401
+    if isinstance(type_, type) and issubclass(type_, Revisioned):
+        try:
+            type_.check_readable(parsed, path)
+        except StateFileError as later:
+            return later
+    return CorruptStateError(path=path, kind="invalid", reason=_first_error(error))
+
+
 def _first_error(error: ValidationError) -> str:
-    first, *more = error.errors(include_url=False, include_context=False, include_input=False)
-    where = ".".join(str(part) for part in first["loc"])
-    others = f" (and {len(more)} more)" if more else ""
-    return f"field {where!r}: {first['msg']}{others}" if where else f"{first['msg']}{others}"
+    """The first field that is wrong, and why; of a field that may have several types, the last one is meant."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    unions = {each["loc"][:-1] for each in errors if each["loc"] and "[" in str(each["loc"][-1])}
+    wrong: dict[tuple[int | str, ...], str] = {}
+    for each in errors:
+        where = each["loc"][:-1] if each["loc"][:-1] in unions else each["loc"]
+        wrong[where] = each["msg"]
+    first, message = next(iter(wrong.items()))
+    name = ".".join(map(str, first))
+    others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return f"field {name!r}: {message}{others}" if name else f"{message}{others}"
 
 
 def _readable_typed_dict(type_: Any) -> Any:  # noqa: ANN401  # a TypedDict is no type to a type checker

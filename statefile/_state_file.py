@@ -21,7 +21,6 @@ from statefile.errors import (
     LockLostError,
     NotFoundError,
     NotLockedError,
-    StaleStateError,
     StateFileError,
 )
 
@@ -219,7 +218,7 @@ class StateFile(BaseModel):
         try:
             state = _read(place, type_, self)
             if isinstance(state, Revisioned) and place.lock.held_by(this_thread()):
-                place.revision = state.revision
+                place.mark = state.mark()
             return state
         except CorruptStateError:
             look = FileLock(place.lock.path)
@@ -238,12 +237,13 @@ class StateFile(BaseModel):
         there, byte for byte, and no temporary file; only where the flush of the directory failed is the new one in place
         already (`StateIOError.applied`).
 
-        A `Revisioned` record, such as a `Container`, is saved as the next revision; one that is older than the file is refused.
+        A `Revisioned` record, such as a `Container`, is saved as the next revision of what was loaded; if the file is another
+        one by now, it is refused. A `dict` is saved as it is: neither its `revision` nor its `schemaVersion` is looked at.
 
         Raises:
             NotLockedError: this object does not hold the lock.
-            StaleStateError: the file is newer than `state`: saving it would undo what another has saved.
-            UnsupportedVersionError: `state` is the record of a newer major version.
+            StaleStateError: `state` was not made from what the file says: saving it would undo what another has saved.
+            UnsupportedVersionError: `state` or the file is the record of a newer major version.
             LockLostError: the lock file was removed or replaced meanwhile.
             UnstorableStateError: JSON cannot hold the value.
             UnsafePathError: something that is no regular file stands there.
@@ -331,15 +331,11 @@ def _write(place: Place, state: object) -> None:
 
 def _write_next_revision(place: Place, state: Revisioned) -> None:
     """`state` is one save further afterwards, unless this fails."""
-    state.check_writable(place.state)
-    found = place.revision
+    found: dict[str, Any] | None = place.mark
     if found is None:
-        try:
-            found = _read(place, Revisioned, None).revision
-        except (NotFoundError, CorruptStateError):
-            found = 0  # nothing that could be lost
-    if state.revision < found:
-        raise StaleStateError(path=place.state, revision=state.revision, found=found)
+        with contextlib.suppress(NotFoundError, CorruptStateError):  # nothing that could be lost
+            found = _read(place, dict, None)
+    state.check_follows(found, place.state)
     state.revision += 1
     try:
         _write(place, state)
@@ -347,7 +343,7 @@ def _write_next_revision(place: Place, state: Revisioned) -> None:
         if not getattr(error, "applied", False):
             state.revision -= 1
         raise
-    place.revision = state.revision
+    place.mark = state.mark()
 
 
 def _read(place: Place, type_: type[T], context: object) -> T:

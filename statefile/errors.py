@@ -358,7 +358,7 @@ class UnstorableStateError(StateFileError, ValueError):
 
 
 class StaleStateError(StateFileError, RuntimeError):
-    """The object is older than the file: saving it would undo what another has saved; nothing was changed.
+    """The object was not made from what the file says now: saving it would undo what another has saved; nothing was changed.
 
     Attributes:
         path: the state file.
@@ -370,10 +370,11 @@ class StaleStateError(StateFileError, RuntimeError):
     revision: int
     found: int
 
-    def __init__(self, *, path: str, revision: int, found: int) -> None:
-        """Compare the revisions."""
+    def __init__(self, *, path: str, revision: int, found: int, reason: str = "") -> None:
+        """Compare the revisions, or say what else is different."""
+        what = f": {reason}" if reason else f" is at revision {found}, the object to save at {revision}"
         super().__init__(
-            f"{path} is at revision {found}, the object to save at {revision}: load it under the lock, change, save again",
+            f"{path}{what}: load it under the lock, change, save again",
             path=path,
             revision=revision,
             found=found,
@@ -402,6 +403,17 @@ class UnsafePathError(StateFileError, OSError):
         self._set_os_facts(errno, path)
 
 
+_REMEDIES = {
+    **dict.fromkeys((_errno.ENOSPC, _errno.EDQUOT), ": free some space (destroying containers needs none), and try again"),
+    _errno.EFBIG: ": raise the limit on the size of files (RLIMIT_FSIZE)",
+    _errno.EROFS: ": it can be listed and loaded, not changed",
+    **dict.fromkeys((_errno.EACCES, _errno.EPERM), ": see who owns it, and its mode"),
+    **dict.fromkeys((_errno.EMFILE, _errno.ENFILE), ": close some files, or raise the limit on open files (RLIMIT_NOFILE)"),
+    _errno.EIO: ": see what the kernel's log says of the disk",
+}
+"""What to do, where the system's answer says it."""
+
+
 class StateIOError(StateFileError, OSError):
     """The operating system refused or failed; the old state is in place unless `applied` is true.
 
@@ -421,7 +433,10 @@ class StateIOError(StateFileError, OSError):
         """Say what failed, and in what state that leaves the file."""
         after = "; it is done all the same, but a power cut may undo it" if applied else ""
         super().__init__(
-            f"cannot {operation} {path}: {os.strerror(errno)}{after}", path=path, operation=operation, applied=applied
+            f"cannot {operation} {path}: {os.strerror(errno)}{_REMEDIES.get(errno, '')}{after}",
+            path=path,
+            operation=operation,
+            applied=applied,
         )
         self._set_os_facts(errno, path)
 
@@ -449,7 +464,7 @@ class InvalidTransitionError(StateFileError, RuntimeError):
         allowed = tuple(allowed)
         can = ", ".join(str(a) for a in allowed) or "nothing"
         super().__init__(
-            f"cannot {action} container {_name(id)!r}: it is {status}; possible now: {can}{hint}",
+            f"container {_name(id)!r} is {status}: cannot `{action}`; possible now: {can}{hint}",
             id=str(id),
             action=action,
             status=status,
@@ -470,7 +485,7 @@ class UnsupportedActionError(StateFileError):
 
     def __init__(self, *, action: object, runtime: str) -> None:
         """Name the missing method."""
-        super().__init__(f"runtime {runtime} cannot {action}: it has no such method", action=action, runtime=runtime)
+        super().__init__(f"runtime {runtime} cannot `{action}`: it has no such method", action=action, runtime=runtime)
 
 
 class InvalidRuntimeError(StateFileError, TypeError):

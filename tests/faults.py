@@ -49,12 +49,14 @@ ERRNOS: dict[str, tuple[str, ...]] = {
     "chmod": _MEDIUM,
     "fchmod": _MEDIUM,
     "fchown": _MEDIUM,
+    "fsetxattr": _MEDIUM,
     # These read: space, quotas and read-only file systems do not matter to them, and they make no descriptor.
     "stat": ("EIO",),
     "lstat": ("EIO",),
     "fstat": ("EIO",),
     "newfstatat": ("EIO",),
     "statx": ("EIO",),
+    "lgetxattr": ("EIO",),
     # A network file system may say EIO, and the kernel ENOLCK instead of ENOSPC.
     "flock": ("EIO", "EINTR", "ENOLCK"),
     "fcntl": ("EIO", "EINTR", "ENOLCK"),

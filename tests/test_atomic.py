@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import stat
+import struct
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,27 @@ def test_old_files_owner_is_kept(path: Path) -> None:
     replace(path)
     assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
     assert path.read_bytes() == NEW
+
+
+def _access_list(*entries: tuple[int, int, int]) -> bytes:
+    """An access control list as the kernel stores it: a version, then tag, permissions and ID of each entry."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_old_files_access_list_is_kept(path: Path) -> None:
+    """Whom a list lets in may come in afterwards, and nobody else: its mask, which the mode shows, is not the group's."""
+    everybody = 2**32 - 1
+    path.write_bytes(b"old")
+    access = _access_list((1, 6, everybody), (2, 6, 1234), (4, 0, everybody), (16, 6, everybody), (32, 0, everybody))
+    try:
+        os.setxattr(path, "system.posix_acl_access", access)
+    except OSError as error:
+        pytest.skip(f"needs access control lists: {error}")
+    assert path.stat().st_mode & 0o777 == 0o660
+    replace(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o660
+    assert os.getxattr(path, "system.posix_acl_access") == access
 
 
 def test_owner_that_cannot_be_kept_is_no_error(root: Path, nobody: Worker) -> None:

@@ -308,7 +308,7 @@ def test_other_verbs_are_refused_and_move_nothing(root: Path, script: Script, re
     status = RECORDS[record]["status"]
     possible = [action for action in PROMISED[status] if action not in {"create", "exit"}]
     assert (error.id, error.action, error.status, list(error.allowed)) == ("c", verb, status, possible)
-    assert f"cannot {verb} container 'c': it is {status}; possible now: {', '.join(possible)}" in str(error)
+    assert f"container 'c' is {status}: cannot `{verb}`; possible now: {', '.join(possible)}" in str(error)
     assert (path.read_bytes(), path.stat()) == before
     assert c.model_dump() == memory
     assert script.asked == []

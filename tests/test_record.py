@@ -524,7 +524,7 @@ CORRUPT: list[tuple[str, bytes, str]] = [
     ("half an escape", b'{"a":"\\u00', "truncated"),
     ("Latin-1", '{"a":"é"}'.encode("latin-1"), "not utf-8"),
     ("half a character in the middle", b'{"a":"\xc3"}', "not utf-8"),
-    ("UTF-16", '{"a":1}'.encode("utf-16"), "nul-filled"),
+    ("UTF-16", '{"a":1}'.encode("utf-16"), "not utf-8"),
     ("BOM", b"\xef\xbb\xbf" + b'{"a":1}', "not json"),
     ("junk", b"junk", "not json"),
     ("16 MiB of junk", b"junk" * 2**22, "not json"),

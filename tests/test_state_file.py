@@ -689,6 +689,20 @@ def test_record_older_than_the_file_is_refused(new: StateFile, loaded: str) -> N
     assert new.load(Counted) == Counted(revision=2, n=2)
 
 
+@pytest.mark.parametrize("loaded", ["never", "under the lock"])
+def test_record_ahead_of_the_file_is_refused(new: StateFile, loaded: str) -> None:
+    """A record whose revision the file has not reached was not made from it, and is `StaleStateError` too."""
+    with new.hold_for_new():
+        new.save_locked(Counted(n=1))
+    with new.hold():
+        if loaded == "under the lock":
+            new.load(Counted)
+        with pytest.raises(StaleStateError) as caught:
+            new.save_locked(Counted(revision=7, n=2))
+        assert (caught.value.revision, caught.value.found) == (7, 1)
+    assert new.load(Counted) == Counted(revision=1, n=1)
+
+
 def test_what_was_read_under_an_earlier_lock_is_read_again(new: StateFile) -> None:
     """What an object knows of the file ends with its lock: another may have saved since."""
     other = StateFile(root_dir=new.root_dir, id=new.id)

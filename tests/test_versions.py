@@ -245,6 +245,43 @@ def test_newer_schema_is_not_written_by_a_transaction(root: Path, script: Script
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("behind", [0, 1])
+def test_newer_schema_is_not_replaced_by_an_older_object(root: Path, script: Script, behind: int) -> None:
+    """An object that was loaded before a newer version rewrote the file is told of the version, not of the revision."""
+    path = write(root, newer(script, "running", schemaVersion=SCHEMA_VERSION))
+    c = Container.load(root, "c", runtime=script)
+    record = json.loads(path.read_bytes()) | {"schemaVersion": SCHEMA_VERSION + 1, "revision": c.revision + behind}
+    path.write_text(json.dumps(record))
+    before = path.read_bytes()
+    with c.saver.hold(), pytest.raises(UnsupportedVersionError):
+        c.saver.save_locked(c)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"status": None, "phase": "running"}, {"status": {"is": "running"}}, {"init": "4711"}, {"helpers": []}],
+    ids=["a key is gone", "a key has another type", "a process is a string", "helpers are a list"],
+)
+def test_newer_schema_with_other_keys_is_no_corrupt_file(root: Path, script: Script, change: dict[str, Any]) -> None:
+    """A newer record that this version cannot read is said to be newer, is listed, is not changed, and can be removed."""
+    record = json.loads(write(root, newer(script, "running", schemaVersion=SCHEMA_VERSION + 1)).read_bytes()) | change
+    path = write(root, {key: value for key, value in record.items() if value is not None})
+    before = path.read_bytes()
+    with pytest.raises(UnsupportedVersionError) as caught:
+        Container.load(root, "c", runtime=script)
+    assert (caught.value.path, caught.value.version) == (str(path), SCHEMA_VERSION + 1)
+    ((full_id, listed),) = StateDir(root).load_all(Container)
+    assert (full_id, type(listed)) == (FullID("c", "c"), UnsupportedVersionError)
+    assert StateDir(root).resolve("c") == FullID("c", "c")
+    with pytest.raises(UnsupportedVersionError), StateFile(root_dir=root, id="c").transaction(Container):
+        pass
+    assert path.read_bytes() == before
+    Container.remove(root, "c", runtime=script)
+    assert names(root) == []
+    script.end()
+
+
 # Which actions lead through a save, from which status.
 SAVING = [
     ("created", "start"),

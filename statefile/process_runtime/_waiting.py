@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _LONGEST = 2**31 - 1
 """Milliseconds that `poll` can be asked to wait."""
 
+_MOMENT = 1.0
+"""Seconds that the monitor has to say how a process has ended, whatever the timeout."""
+
 _STILL_RUNNING = "the container's first process is still running"
 
 
@@ -34,7 +37,7 @@ def wait_for_exit(directory: RunDirectory, init: ProcessRef, timeout: float | No
     deadline = None if timeout is None or timeout == math.inf else time.monotonic() + timeout
     with directory.opened() as descriptor:
         if descriptor is not None and _is_of(descriptor, init):
-            status = _recorded(directory, descriptor, deadline)
+            status = _recorded(directory, descriptor, init, deadline)
             if status is not None:
                 return status
     if init.wait(_left(deadline)) is Presence.ALIVE:
@@ -59,7 +62,7 @@ def _is_of(descriptor: int, init: ProcessRef) -> bool:
     return init in parse_ref(text)
 
 
-def _recorded(directory: RunDirectory, descriptor: int, deadline: float | None) -> ExitStatus | None:
+def _recorded(directory: RunDirectory, descriptor: int, init: ProcessRef, deadline: float | None) -> ExitStatus | None:
     """The status, as soon as the monitor has recorded it or was killed; the directory may vanish meanwhile."""
     with contextlib.ExitStack() as stack:
         opened: list[int] = []
@@ -70,7 +73,12 @@ def _recorded(directory: RunDirectory, descriptor: int, deadline: float | None) 
         if len(opened) != 2:  # noqa: PLR2004  # the two above
             return None
         alive, record = opened
-        _until_closed(alive, deadline)
+        try:
+            _until_closed(alive, deadline)
+        except TimeoutError:
+            if init.presence() is Presence.ALIVE:
+                raise
+            _until_closed(alive, time.monotonic() + _MOMENT)
         return parse_exit(os.read(record, 4096).decode("ascii", "replace"))
 
 
