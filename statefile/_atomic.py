@@ -38,8 +38,8 @@ def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> 
 
     On return the new bytes are there for every reader, and if `durable` they survive a power cut. If not, one may bring the
     old file back, but never half a new one: what is renamed before its bytes are on the disk can come back empty. An
-    existing file's mode, access control list and (where the system allows it) owner are kept; a new one has `mode`, whatever the
-    umask.
+    existing file's mode, access control list and (where the system allows it) owner are kept; a new one has `mode`, whatever
+    the umask.
 
     Raises:
         UnsafePathError: a link, a directory or a device stands at `path`.

@@ -8,9 +8,7 @@ in Python starts only to name the culprit.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias, TypeVar, cast
 
@@ -20,16 +18,14 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticSerializationError, SchemaSerializer
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
+from statefile._storable import MAX_DEPTH, UnstorableValue, check_storable, deeper_than
 from statefile.errors import CorruptStateError, StaleStateError, StateFileError, UnstorableStateError
 
 MAX_BYTES = 64 * 2**20
 """The largest state that is read or written."""
 
-MAX_DEPTH = 200
-"""Levels of objects and arrays: less than what orjson can write (254) and read (1024)."""
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -102,10 +98,10 @@ def encode(state: object, *, path: str) -> bytes:
     try:
         data = _encode(state)
         if data[:1] != b"{":
-            raise _Unstorable("", f"is no JSON object but of type {type(state).__name__}")
+            raise UnstorableValue("", f"is no JSON object but of type {type(state).__name__}")
         if len(data) > MAX_BYTES:
-            raise _Unstorable("", f"has {len(data)} bytes, more than {MAX_BYTES}")
-    except _Unstorable as unstorable:
+            raise UnstorableValue("", f"has {len(data)} bytes, more than {MAX_BYTES}")
+    except UnstorableValue as unstorable:
         raise UnstorableStateError(path=path, field=unstorable.field, reason=unstorable.reason) from unstorable.__cause__
     return data
 
@@ -173,7 +169,7 @@ def _plain(state: object, exclude: frozenset[str] | None = None) -> object:
     try:
         return serializer.to_python(state, mode="json", by_alias=True, exclude=cast("Any", exclude), warnings="error")
     except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise _Unstorable("", f"has no JSON form: {error}") from error
+        raise UnstorableValue("", f"has no JSON form: {error}") from error
 
 
 def _dumps(value: object, *, levels: int = 0, at: str = "") -> bytes:
@@ -181,73 +177,24 @@ def _dumps(value: object, *, levels: int = 0, at: str = "") -> bytes:
     try:
         data = orjson.dumps(value, default=_foreign, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except orjson.JSONEncodeError as error:
-        if isinstance(error.__cause__, _Unstorable):
+        if isinstance(error.__cause__, UnstorableValue):
             raise error.__cause__ from None
-        _refuse(value, levels, at)
-        raise _Unstorable(at, f"has no JSON form: {error.__cause__ or error}") from error
+        check_storable(value, levels, at)
+        raise UnstorableValue(at, f"has no JSON form: {error.__cause__ or error}") from error
     # NaN and the infinities come out as null. Without a null there is none; with one, reading back tells.
-    deep = _may_be_deep(data, MAX_DEPTH - levels) and _deeper_than(orjson.loads(data), MAX_DEPTH - levels)
+    deep = _may_be_deep(data, MAX_DEPTH - levels) and deeper_than(orjson.loads(data), MAX_DEPTH - levels)
     if deep or (b"null" in data and orjson.loads(data) != value):
-        _refuse(value, levels, at)
+        check_storable(value, levels, at)
     if deep:  # within a model, where the walk does not go
-        raise _Unstorable(at, f"is nested deeper than {MAX_DEPTH} levels")
+        raise UnstorableValue(at, f"is nested deeper than {MAX_DEPTH} levels")
     return data
 
 
 def _foreign(value: object) -> object:
     """For orjson: the JSON values that stand for a model or another type within a mapping."""
     plain = _plain(value)
-    _refuse(plain, 0, "")
+    check_storable(plain, 0, "")
     return plain
-
-
-def _refuse(value: object, level: int, at: str) -> None:
-    """Raise for the first value in `value` that JSON cannot hold; `level` levels stand around it already."""
-    if isinstance(value, enum.Enum):
-        value = value.value  # which is what orjson writes
-    reason = _fault(value, level)
-    if reason:
-        raise _Unstorable(at, reason)
-    if isinstance(value, (dict, list, tuple)):
-        for key, item in _items(value):
-            _refuse(item, level + 1, f"{at}.{key}" if at else str(key))
-
-
-def _fault(value: object, level: int) -> str | None:
-    """Why JSON cannot hold `value`, whatever is in it."""
-    match value:
-        case float() if not math.isfinite(value):
-            return f"is {value}, which JSON cannot hold"
-        case int() if not -(2**63) <= value < 2**64:
-            return "is an integer beyond 64 bits"
-        case str() if not _is_utf8(value):
-            return "holds a lone surrogate, which UTF-8 cannot hold"
-        case dict() | list() | tuple() if level >= MAX_DEPTH:
-            return f"is nested deeper than {MAX_DEPTH} levels"
-        case dict():
-            wrong = [key for key, _ in _items(value) if not isinstance(key, str) or not _is_utf8(key)]
-            return f"has a key that is no string in UTF-8: {wrong[0]!r}" if wrong else None
-        case _:
-            return None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _items(value: Any) -> Iterable[tuple[Any, Any]]:  # noqa: ANN401  # a dict, list or tuple
-    return cast("Iterable[tuple[Any, Any]]", value.items() if isinstance(value, dict) else enumerate(value))
-
-
-class _Unstorable(Exception):  # noqa: N818  # never leaves this file
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
 
 
 @functools.cache
@@ -305,7 +252,7 @@ def decode(data: bytes, type_: type[T], *, path: str, context: object = None) ->
     if type(parsed) is not dict:
         name = type(parsed).__name__
         raise CorruptStateError(path=path, kind="not an object", reason=f"a state is a JSON object, this is of type {name}")
-    if _may_be_deep(data, MAX_DEPTH) and _deeper_than(parsed, MAX_DEPTH):
+    if _may_be_deep(data, MAX_DEPTH) and deeper_than(parsed, MAX_DEPTH):
         raise CorruptStateError(path=path, kind="too deep", reason=f"it is nested deeper than {MAX_DEPTH} levels")
     if _MANY_DIGITS in data.translate(_DIGITS_TO_ZERO):
         _check_integers(data, path)  # which recurses: never before the depth is known
@@ -354,16 +301,6 @@ def _may_be_deep(data: bytes, limit: int) -> bool:
 
 
 _ALL_BUT_OPENING = bytes(i for i in range(256) if i not in b"{[")
-
-
-def _deeper_than(value: Any, limit: int) -> bool:  # noqa: ANN401  # what was parsed
-    """Whether `value` has more than `limit` levels of objects and arrays; level by level, so that nothing recurses."""
-    level: list[Any] = [value]
-    for _ in range(limit):
-        level = [item for outer in level for _, item in _items(outer) if type(item) is dict or type(item) is list]
-        if not level:
-            return False
-    return True
 
 
 def _corrupt(data: bytes, error: orjson.JSONDecodeError, path: str) -> CorruptStateError:

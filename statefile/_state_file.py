@@ -334,7 +334,7 @@ def _write_next_revision(place: Place, state: Revisioned) -> None:
     found: dict[str, Any] | None = place.mark
     if found is None:
         with contextlib.suppress(NotFoundError, CorruptStateError):  # nothing that could be lost
-            found = _read(place, dict, None)
+            found = cast("dict[str, Any]", _read(place, dict, None))
     state.check_follows(found, place.state)
     state.revision += 1
     try:
