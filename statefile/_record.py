@@ -270,7 +270,7 @@ def decode(data: bytes, type_: type[T], *, path: str, context: object = None) ->
         # A strict model takes from JSON text what it refuses from Python values (a date from a string).
         return cast("T", from_json(data, context=context))
     except ValidationError as error:
-        raise _refusal(error, type_, parsed, path) from None
+        raise _refusal(error, type_, cast("dict[str, Any]", parsed), path) from None
 
 
 _DIGITS_TO_ZERO = bytes(ord("0") if chr(i) in "0123456789" else i for i in range(256))
