@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import contention, cycle, handover, imports, listing, uncontended
+from benchmarks import contention, cycle, handover, imports, listing, plugin, uncontended
 
 BENCHMARKS = {
     entry.name: entry
@@ -15,6 +15,7 @@ BENCHMARKS = {
         contention.BENCHMARK,
         handover.BENCHMARK,
         listing.BENCHMARK,
+        plugin.BENCHMARK,
     )
 }
 

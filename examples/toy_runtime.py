@@ -46,8 +46,7 @@ class ToyRuntime:
             return container.status
         if process.presence().value == "gone":
             return Status.STOPPED
-        stopped = "(stopped)" in Path(f"/proc/{process.pid}/status").read_text()
-        return Status.CREATED if stopped else Status.RUNNING
+        return Status.CREATED if state_of(process.pid) == "T" else Status.RUNNING
 
 
 def mark_of(container: Container) -> str:
@@ -59,10 +58,20 @@ def family_of(container: Container) -> Iterator[ProcessRef]:
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
             process = ProcessRef.of(int(pid))
-            if f"TOY={mark_of(container)}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+            if f"TOY={mark_of(container)}\0".encode() in environment_of(int(pid)):
                 yield process
         except OSError:  # it has just ended, or is none of ours
             continue
+
+
+def environment_of(pid: int) -> bytes:
+    while not (found := Path(f"/proc/{pid}/environ").read_bytes()) and state_of(pid) in "RD":
+        pass  # at work and without an environment: it is in the middle of an `exec`
+    return found
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 def first_of(container: Container) -> ProcessRef:

@@ -45,7 +45,7 @@ def test_alone_it_lists_them() -> None:
     """`python -m benchmarks` alone names every benchmark and what it measures."""
     done = run()
     assert done.returncode == 0
-    assert list(BENCHMARKS) == ["cycle", "import", "uncontended", "contention", "handover", "listing"]
+    assert list(BENCHMARKS) == ["cycle", "import", "uncontended", "contention", "handover", "listing", "plugin"]
     for name, benchmark in BENCHMARKS.items():
         assert f"{name:<12} {benchmark.summary}" in done.stdout
 
@@ -131,7 +131,7 @@ def test_imports_are_measured_with_byte_code(tmp_path: Path) -> None:
     children = imports.Children(str(tmp_path))
     children.compile()
     compiled = "\n".join(str(path) for path in tmp_path.rglob("*.pyc"))
-    for name in children.modules(imports.PROGRAMS["statefile"]):
+    for name in children.modules(imports.PROGRAMS[imports.WHOLE]):
         if name.startswith("statefile"):
             place = name.replace(".", "/")
             assert f"/{place}/__init__." in compiled or f"/{place}." in compiled

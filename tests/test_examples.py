@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import harness
+from tests import harness, pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +141,7 @@ def test_demo_shows_what_it_says(playground: Playground) -> None:
         ):
             assert re.search(rf"^    {verb} +1 +2 x {error} ", said, re.MULTILINE), said
         assert "AlreadyExistsError: container 'web' exists already" in said
-        assert "InvalidTransitionError: cannot start container 'web': it is running;" in said
+        assert "InvalidTransitionError: container 'web' is running: cannot `start`;" in said
         assert re.search(r"^    7f3c0 +container 7f3c0b44e19d in sandbox 7f3c9a5d21be4c0e8d6f$", said, re.MULTILINE)
         assert re.search(r"^    batch-1 +container batch-1 in sandbox batch-1$", said, re.MULTILINE)
         assert re.search(r"^    batch-17 +CorruptStateError: truncated$", said, re.MULTILINE)
@@ -268,26 +268,39 @@ def test_one_verb(playground: Playground, tmp_path: Path) -> None:
     root.rmdir()
 
 
+def run_tests(playground: Playground, path: Path) -> tuple[str, int]:
+    """Run pytest on a file, with our plugin: what it said, and its exit code."""
+    options = ["-q", "--color=no", "-p", "no:cacheprovider", f"--rootdir={path.parent}", *pages.the_plugin()]
+    return finish(playground.start("-m", "pytest", *options, path))
+
+
+def test_tests_of_a_tool(playground: Playground) -> None:
+    """Another tool and its unit tests fit into a screen, pass, and leave nothing behind."""
+    path = EXAMPLES / "test_my_tool.py"
+    assert len(path.read_text().splitlines()) <= 65
+    said, code = run_tests(playground, path)
+    assert code == 0, said
+    assert "3 passed in" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "failed"),
+    [
+        ('== "running":', '== "created":', "test_what_runs_is_paused"),
+        ("(StateFileError, OSError)", "OSError", "test_accidents_hold_nobody_up"),
+        ("container.pause(timeout=0.1)", "container.refresh()", "test_a_runtime_that_fails_is_reported"),
+    ],
+    ids=["pauses the wrong ones", "stops at the first accident", "pauses none"],
+)
+def test_tests_of_a_tool_find_its_faults(playground: Playground, copied: Path, old: str, new: str, failed: str) -> None:
+    """A mistake in that tool fails a test of it, which leaves nothing behind either."""
+    replace(copied / "test_my_tool.py", old, new)
+    said, code = run_tests(playground, copied / "test_my_tool.py")
+    assert code == 1, said
+    assert f"::{failed} " in said
+
+
 # -- the README --------------------------------------------------------------------------------------------------------
-
-
-class Program(NamedTuple):
-    """A block of Python in a text, and the block of `text` that follows it next, if one does: what it prints."""
-
-    line: int
-    code: str
-    prints: str | None
-
-
-def programs(markdown: str) -> list[Program]:
-    """Find the programs: each block of Python has to run on its own."""
-    blocks = list(re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL))
-    found = []
-    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
-        if block[1] == "python":
-            prints = after[2] if after and after[1] == "text" else None
-            found.append(Program(markdown[: block.start()].count("\n") + 1, block[2], prints))
-    return found
 
 
 def text_of_readme() -> str:
@@ -295,7 +308,7 @@ def text_of_readme() -> str:
     return README.read_text() if README.exists() else ""
 
 
-def check(program: Program, playground: Playground, directory: Path) -> None:
+def check(program: pages.Block, playground: Playground, directory: Path) -> None:
     """Run it, and compare."""
     path = directory / "program.py"
     path.write_text(program.code)
@@ -305,8 +318,8 @@ def check(program: Program, playground: Playground, directory: Path) -> None:
         left.rmdir()  # a short program may leave its temporary directory, if there is nothing in it
 
 
-@pytest.mark.parametrize("program", programs(text_of_readme()), ids=lambda program: f"line {program.line}")
-def test_readme_program_runs(program: Program, playground: Playground, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", pages.blocks(text_of_readme()), ids=lambda program: f"line {program.line}")
+def test_readme_program_runs(program: pages.Block, playground: Playground, tmp_path: Path) -> None:
     """Each program of the README runs as it is, and prints what the README says."""
     check(program, playground, tmp_path)
 
@@ -314,14 +327,14 @@ def test_readme_program_runs(program: Program, playground: Playground, tmp_path:
 @pytest.mark.skipif(not text_of_readme(), reason="no README yet")
 def test_readme_shows_the_quickstart() -> None:
     """The README's first program is the quickstart, word for word, with what it prints."""
-    first = programs(text_of_readme())[0]
+    first = pages.blocks(text_of_readme())[0]
     assert first.code == (EXAMPLES / "quickstart.py").read_text()
     assert first.prints == QUICKSTART_SAYS
 
 
 def test_readme_check_finds_a_lie(playground: Playground, tmp_path: Path) -> None:
     """A program that fails, or prints something else than the text says, is found; other languages are left alone."""
-    true, lie, crash = programs(
+    true, lie, crash = pages.blocks(
         "```python\nprint(1)\n```\nsays\n```text\n1\n```\n"
         "```sh\nexit 1\n```\n```text\nno program's\n```\n"
         "```python\nprint(1)\n```\n\n```text\n2\n```\n"

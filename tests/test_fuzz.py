@@ -30,6 +30,7 @@ from statefile import (
     NotFoundError,
     StateDir,
     StateFile,
+    UnsupportedVersionError,
 )
 from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, file_stem, ids_of_files, owner_of_temporary
 from statefile._record import decode, encode
@@ -106,7 +107,7 @@ def try_container(place: Ground, data: bytes) -> None:
     container = outcome(lambda: Container.load(place.root, "c", exact=True))
     if isinstance(container, CorruptStateError):
         check_named(container, place)
-    else:
+    elif not isinstance(container, UnsupportedVersionError):
         assert isinstance(container, Container)
         assert repr(container)
         assert len(container.state().status) < len(data)
@@ -120,11 +121,11 @@ def try_container(place: Ground, data: bytes) -> None:
     check_untouched(place, data, before)
 
 
-def outcome(do: Callable[[], T]) -> T | CorruptStateError | InvalidIDError:
-    """What comes out, if it is a value or one of the two errors that bad input has."""
+def outcome(do: Callable[[], T]) -> T | CorruptStateError | InvalidIDError | UnsupportedVersionError:
+    """What comes out, if it is a value or one of the errors that bad input has."""
     try:
         return do()
-    except (CorruptStateError, InvalidIDError) as error:
+    except (CorruptStateError, InvalidIDError, UnsupportedVersionError) as error:
         return error
 
 
