@@ -24,13 +24,16 @@ TEMPORARY_SUFFIX = ".tmp"
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _CANNOT_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 """What file systems answer that have nothing to flush."""
 
 _ACCESS_LIST = "system.posix_acl_access"
 _NO_LIST = frozenset({errno.ENODATA, errno.ENOTSUP, errno.ENOENT})
+
+_CANNOT_GIVE = frozenset({errno.EPERM, errno.EINVAL, errno.EOVERFLOW})
+"""What `fchown` answers to whoever may not, and about an owner that this user namespace has no number for."""
 
 
 def replace(path: str, data: bytes, *, durable: bool, mode: int = FILE_MODE) -> None:
@@ -87,13 +90,39 @@ def lstat_regular(path: str) -> os.stat_result | None:
     return found
 
 
+def is_there(path: str) -> bool:
+    """Whether anything stands at `path`; unlike `os.path.lexists`, what cannot be looked at does not count as absent.
+
+    Raises:
+        StateIOError: the system refused.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise system_error(error, "look at", path) from error
+    return True
+
+
+def may_be_there(path: str) -> bool:
+    """Whether anything stands at `path`, or that cannot be told."""
+    try:
+        return is_there(path)
+    except StateFileError:
+        return True
+
+
 def _adopt(fd: int, old: os.stat_result | None, mode: int, path: str) -> None:
     """Give the new file the old one's mode, its access control list and, as far as the system allows it, its owner."""
     if old is not None:
         mode = stat.S_IMODE(old.st_mode)
-        if old.st_uid != os.geteuid() or old.st_gid != os.getegid():
-            with contextlib.suppress(PermissionError):
-                os.fchown(fd, old.st_uid, old.st_gid)
+        new = os.fstat(fd)
+        # One by one: a member may give a file to a group, but to no other owner.
+        if new.st_gid != old.st_gid and not _give(fd, -1, old.st_gid):
+            mode &= ~stat.S_IRWXG  # meant for another group than the one that it has now
+        if new.st_uid != old.st_uid:
+            _give(fd, old.st_uid, -1)
     os.fchmod(fd, mode)
     if old is not None and mode & stat.S_IRWXG:
         # With a list the group's bits are its mask: without it they would let in whom it keeps out.
@@ -104,6 +133,17 @@ def _adopt(fd: int, old: os.stat_result | None, mode: int, path: str) -> None:
                 raise
         else:
             os.setxattr(fd, _ACCESS_LIST, access)
+
+
+def _give(fd: int, uid: int, gid: int) -> bool:
+    """Whether the file could be given to that owner or group."""
+    try:
+        os.fchown(fd, uid, gid)
+    except OSError as error:
+        if error.errno not in _CANNOT_GIVE:
+            raise
+        return False
+    return True
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -166,14 +206,16 @@ def remove(path: str) -> bool:
     return True
 
 
-def flush_directory(path: str, *, applied: bool = False) -> None:
+def flush_directory(path: str, *, applied: bool = False, follow: bool = False) -> None:
     """Make the names in directory `path` survive a power cut; a file system that cannot is no error.
+
+    A link to it is refused, unless `follow`: what stands above a root may be one, such as `/var/run`.
 
     Raises:
         StateIOError: the flush failed; `applied` is passed on in it.
     """
     try:
-        opened = [*map(os.open, (path,), (_DIRECTORY,))]
+        opened = [*map(os.open, (path,), (_DIRECTORY | (0 if follow else os.O_NOFOLLOW),))]
         try:
             _flush(opened[0])
         finally:
@@ -190,7 +232,7 @@ def _flush(fd: int) -> None:
             raise
 
 
-def make_root(path: str, *, durable: bool) -> None:
+def make_root(path: str, *, durable: bool, tries: int = 3) -> None:
     """Make directory `path` and what is missing above it; an existing one is left as it is.
 
     A new root has mode 0711, whatever the umask: others may open what they can name, and not list.
@@ -206,17 +248,17 @@ def make_root(path: str, *, durable: bool) -> None:
         return
     except FileNotFoundError as error:
         above = os.path.dirname(path)
-        if above == path:
+        if tries == 0 or above == path:  # it is there, and takes no directory (/proc), or is removed again and again
             raise system_error(error, "create directory", path) from error
         make_root(above, durable=durable)
-        make_root(path, durable=durable)
+        make_root(path, durable=durable, tries=tries - 1)
         return
     except OSError as error:
         raise system_error(error, "create directory", path) from error
     with contextlib.suppress(OSError):
-        os.chmod(path, ROOT_MODE)
+        os.chmod(path, ROOT_MODE | os.lstat(path).st_mode & stat.S_ISGID)  # which it has from the directory above
     if durable:
-        flush_directory(os.path.dirname(path))
+        flush_directory(os.path.dirname(path), follow=True)
 
 
 def check_root(path: str) -> bool:

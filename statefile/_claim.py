@@ -16,7 +16,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from statefile import _atomic, _turn
-from statefile.errors import LockUnsupportedError, StateFileError
+from statefile.errors import LockUnsupportedError, StateFileError, StateIOError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,11 @@ class Claim:
         self._process = _this_process
         self._opened: list[int] = []
         self.key = (0, 0)  # no file's, until it is known
+        try:
+            _primitive()
+        except (OSError, ImportError) as failure:  # read from files when first used: no descriptor may be left
+            code = getattr(failure, "errno", None) or errno.EIO
+            raise StateIOError(path=path, operation="load what is needed to lock", errno=code) from failure
         with _fork_gate:
             self._made = _open_lock_file(self._opened, path, create=create)
             _open_files.update(self._opened)

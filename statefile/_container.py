@@ -6,6 +6,7 @@ The lock is held for every change, but for while OCI hooks run: a hook may ask f
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal as _signal
 from typing import TYPE_CHECKING, Any, Self
@@ -23,9 +24,7 @@ from statefile._record import build
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile._waiter import Deadline
-from statefile.errors import (
-    SpecError,
-)
+from statefile.errors import SpecError, StateIOError
 from statefile.oci import State, sandbox_joined
 from statefile.runtime import ExitStatus, Runtime, check_runtime, checked_created
 
@@ -70,18 +69,19 @@ class Container(Destroyable):
             SpecError: a hook in the spec is none; nothing was touched.
             AlreadyExistsError: the ID is taken.
             UnstorableStateError: a field has the wrong type, or JSON cannot hold the spec; the runtime was not asked.
-            LockTimeoutError, UnsafePathError, StateIOError: as for `StateFile.lock_for_new`.
+            LockTimeoutError, UnsafePathError, StateIOError: as for `StateFile.lock_for_new`, or `pid_file` can be no path.
             HookError: a hook failed.
             NotFoundError, InvalidTransitionError: it was destroyed, or that was tried, while its hooks ran.
             Exception: whatever the runtime raised; clean-up that failed too is in its notes.
         """
         check_runtime(runtime)
         check_hooks(spec)
+        pid_path = None if pid_file is None else _absolute(pid_file)
         full_id = id if isinstance(id, FullID) else FullID(sandbox_joined(spec) or id, id)
         saver = StateFile(root_dir=root_dir, id=full_id, durability=durability)
         container = build(
             cls,
-            path=saver.state_path,
+            saver.state_path,
             id=full_id.container_id,
             spec=spec,
             bundle_dir=os.path.abspath(bundle_dir) if bundle_dir else "",
@@ -93,7 +93,7 @@ class Container(Destroyable):
             saver=saver,
             **fields,
         )
-        return container._create(runtime, pid_file, timeout)  # noqa: SLF001  # its own class
+        return container._create(runtime, pid_path, timeout)  # noqa: SLF001  # its own class
 
     @classmethod
     def load(
@@ -167,7 +167,7 @@ class Container(Destroyable):
         """
         check_runtime(runtime)
         saver = StateDir(root_dir, durability=durability).state_file(id)
-        container = build(cls, path=saver.state_path, id=saver.id.container_id, status=Status.CREATING, saver=saver)
+        container = build(cls, saver.state_path, id=saver.id.container_id, status=Status.CREATING, saver=saver)
         vars(container)["_runtime"] = runtime
         container._destroy(force=False, unreadable=True, timeout=timeout)  # noqa: SLF001  # its own class
 
@@ -315,7 +315,7 @@ class Container(Destroyable):
 
     # -- creation and start --------------------------------------------------------------------------------------------
 
-    def _create(self, runtime: Runtime, pid_file: str | os.PathLike[str] | None, timeout: float | None) -> Self:
+    def _create(self, runtime: Runtime, pid_file: str | None, timeout: float | None) -> Self:
         vars(self)["_runtime"] = runtime
         hooks = hooks_of(self.spec, AFTER_CREATION)
         with contextlib.ExitStack() as unlocked, self.saver.hold_for_new(timeout=timeout):
@@ -352,15 +352,15 @@ class Container(Destroyable):
         self.helpers = dict(created.helpers)
         self.sandbox = _oom.sandbox_with_score(self, created.init, created.sandbox)
 
-    def _finish_after_hooks(self, pid_file: str | os.PathLike[str] | None) -> None:
+    def _finish_after_hooks(self, pid_file: str | None) -> None:
         with self.saver.hold():
             self._reload_this_run(unchanged=True)
             self._finish_locked(pid_file)
 
-    def _finish_locked(self, pid_file: str | os.PathLike[str] | None) -> None:
+    def _finish_locked(self, pid_file: str | None) -> None:
         self._settle_locked(LIFECYCLE[Status.CREATING][Action.CREATE])
         if pid_file is not None and self.init is not None:
-            _atomic.replace(os.path.abspath(pid_file), str(self.init.pid).encode(), durable=False, mode=_PID_FILE_MODE)
+            _atomic.replace(pid_file, str(self.init.pid).encode(), durable=False, mode=_PID_FILE_MODE)
 
     def _begin(self, action: Action, timeout: float | None, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
         """Start it, in one way or another, and then, without the lock, do what follows: the scores, and the hooks."""
@@ -380,6 +380,13 @@ class Container(Destroyable):
 
 
 _PID_FILE_MODE = 0o644
+
+
+def _absolute(pid_file: str | os.PathLike[str]) -> str:
+    path = os.path.abspath(os.fsdecode(pid_file))
+    if "\0" in path:
+        raise StateIOError(path=path, operation="write", errno=errno.EINVAL)
+    return path
 
 
 def _is_signal(number: object) -> bool:

@@ -25,7 +25,7 @@ from statefile._ids import validate_id
 from statefile._lifecycle import Action, Status
 from statefile._process import ProcessRef
 from statefile._record import JSONObject, Record, Revisioned
-from statefile._state_file import StateFile, place_of
+from statefile._state_file import StateFile, place_of, save_own
 from statefile.errors import StaleStateError, UnsupportedVersionError
 from statefile.oci import OCI_VERSION, State, annotations_of
 from statefile.runtime import ExitStatus, Sandbox  # noqa: TC001  # pydantic reads the annotations
@@ -85,7 +85,7 @@ class ContainerState(Revisioned):
         id: its ID; its sandbox's is in `saver.id`.
         spec: the OCI spec, opaque but for the few keys that are read.
         bundle_dir: the bundle that it was made from.
-        created_at: when, for people to read.
+        created_at: when, for people to read; never changed, since it tells this container from the next one of its ID.
         owner: who made it.
         console_socket: a Unix socket that gets the terminal.
         status: what it was when last saved, or what a check of its process found since.
@@ -115,6 +115,18 @@ class ContainerState(Revisioned):
     paused_from: KnownOr[Status] | None = None
     saver: StateFile = Field(default=None, validate_default=True)  # made from what was read
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  # pydantic's signature
+        """Refuse a configuration with which no verb could work.
+
+        Raises:
+            TypeError: the subclass is `frozen`, or validates assignments.
+        """
+        super().__pydantic_init_subclass__(**kwargs)
+        for option in ("frozen", "validate_assignment"):
+            if cls.model_config.get(option):
+                raise TypeError(f"{cls.__name__}: a container changes with each verb, so {option}=True is not possible")
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -205,7 +217,7 @@ class ContainerState(Revisioned):
 
     def _save_locked(self) -> None:
         """Save this object as the next revision; raises as `StateFile.save_locked`, file and revision then being as before."""
-        self.saver.save_locked(self)
+        save_own(self.saver, self)
 
 
 def _check_version(version: object, path: str) -> None:

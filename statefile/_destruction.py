@@ -41,7 +41,7 @@ class Destroyable(Drivable):
                 if not unreadable:
                     raise
                 _log.warning("%s: destroying what cannot be read: %s", self.id, error)
-                self._destroy_locked(unlocked, force=force, note=False)
+                self._destroy_locked(unlocked, force=force, known=False)
             else:
                 self._destroy_locked(unlocked, force=force)
 
@@ -51,11 +51,14 @@ class Destroyable(Drivable):
             self._reload_this_run()
             self._destroy_locked(unlocked, force=False)
 
-    def _destroy_locked(self, unlocked: contextlib.ExitStack, *, force: bool, note: bool = True) -> None:
-        """What follows the removal is left to `unlocked`, for when the lock is no longer held."""
+    def _destroy_locked(self, unlocked: contextlib.ExitStack, *, force: bool, known: bool = True) -> None:
+        """What follows the removal is left to `unlocked`, for when the lock is no longer held.
+
+        A record that is not `known`, because it cannot be read, is not replaced by the little that this object knows.
+        """
         errors: list[Exception] = []
         try:
-            if note:
+            if known:
                 self._intend_locked(Action.DESTROY)
         except StateFileError as error:  # a full disk must not keep a container alive
             _log.warning("%s: destroying it, which could not be noted in its record before: %s", self.id, error)
@@ -71,8 +74,9 @@ class Destroyable(Drivable):
             if not told:
                 reason = "or may be: its creation was interrupted, and only its runtime can tell" if forgotten else ""
                 errors.append(StillRunningError(id=self.id, pids=[ref.pid for ref in left], reason=reason))
-            with collecting(errors):
-                self._settle_locked(self._probe())
+            if known:
+                with collecting(errors):
+                    self._settle_locked(self._probe())
         else:
             with collecting(errors):
                 self._remove_locked(unlocked)

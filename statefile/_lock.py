@@ -10,6 +10,7 @@ event loop does it in its own way.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import weakref
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 from statefile import _atomic, _log
 from statefile._claim import Claim, owner_of
 from statefile._holder import holder_of_file
-from statefile._waiter import Deadline, Reminder, Room
-from statefile.errors import DeadlockError, LockTimeoutError, NotLockedError
+from statefile._waiter import Deadline, NoThreadError, Reminder, Room
+from statefile.errors import DeadlockError, LockTimeoutError, NotLockedError, StateIOError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -166,6 +167,8 @@ def _wait(claim: Claim, owner: Owner, deadline: Deadline) -> Steps[Claim]:
             return claim
         claim.close()  # the wait is a helper thread's, which has a claim of its own
         granted = yield Blocked(claim.path, deadline.left())
+    except NoThreadError as error:
+        raise StateIOError(path=claim.path, operation="start a thread to wait for", errno=errno.EAGAIN) from error
     finally:
         reminded.over = True
     if granted is None:

@@ -130,13 +130,14 @@ def _set_score(process: ProcessRef, score: int, *, surely_alive: bool = False) -
     """Give `process` the score; one that is gone, or cannot be told apart, is left alone, and a refusal is logged."""
     allowed = {Presence.ALIVE, Presence.UNKNOWN} if surely_alive else {Presence.ALIVE}
     try:
-        fd = os.open(f"/proc/{process.pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        # In one step, as in `_atomic`: an exception out of a signal handler loses no descriptor.
+        opened = [*map(os.open, (f"/proc/{process.pid}/oom_score_adj",), (os.O_RDWR | os.O_CLOEXEC,))]
         try:
             # Opened first: from here on the descriptor means one process, and this says which.
-            if process.presence() in allowed and int(os.read(fd, 32)) != score:
-                os.pwrite(fd, str(score).encode(), 0)
+            if process.presence() in allowed and int(os.read(opened[0], 32)) != score:
+                os.pwrite(opened[0], str(score).encode(), 0)
         finally:
-            os.close(fd)
+            os.close(opened[0])
     except (FileNotFoundError, ProcessLookupError):
         return
     except (OSError, ValueError) as error:

@@ -87,7 +87,7 @@ class Place:
 
     def _destroy_locked(self) -> None:
         removed = _atomic.remove(self.state)
-        self.destroyed = True
+        self.destroyed, self.mark = True, None
         if removed and self.durable:
             _atomic.flush_directory(self.root, applied=True)
 
@@ -96,7 +96,7 @@ class Place:
         try:
             yield from self.lock.acquire(owner, deadline, create=False)
         except FileNotFoundError:
-            if not os.path.lexists(self.state):
+            if not _atomic.is_there(self.state):
                 return False
             try:
                 yield from self.lock.acquire(owner, deadline, create=True)
@@ -128,7 +128,7 @@ class Place:
 
     def release(self) -> None:
         """Release the lock, and delete its file if there is no state to go with it."""
-        self.lock.release(remove=(self.fresh or self.destroyed) and not os.path.lexists(self.state))
+        self.lock.release(remove=(self.fresh or self.destroyed) and not _atomic.may_be_there(self.state))
 
 
 def absolute_root(value: object) -> str:

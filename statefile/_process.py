@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import select
 import signal
@@ -70,11 +69,15 @@ class ProcessRef(Record):
         """The process that has this PID now.
 
         Raises:
-            ProcessLookupError: there is none.
+            ProcessLookupError: there is none, or `/proc` does not show it.
+            StateIOError: it could not be looked at (no descriptor is left, say).
         """
-        stat = _read_stat(pid)
-        if not isinstance(stat, _Stat):
-            raise ProcessLookupError(errno.ESRCH, f"no process {pid} can be seen")
+        try:
+            stat = _stat_of(pid)
+        except OSError as error:
+            if error.errno in {*_NOT_THERE, errno.EPERM, errno.EACCES}:
+                raise ProcessLookupError(errno.ESRCH, f"no process {pid} can be seen") from None
+            raise StateIOError(path=f"/proc/{pid}/stat", operation="read", errno=error.errno or errno.EIO) from error
         return cls(pid=pid, start_ticks=stat.start_ticks, boot_id=current_boot_id(), pid_namespace=_own_pid_namespace())
 
     @classmethod
@@ -147,9 +150,10 @@ class ProcessRef(Record):
 
         `None` where there is no such process, or no pidfds.
         """
-        fd, gone = None, False
+        opened: list[int] = []
+        gone = False
         try:
-            fd = os.pidfd_open(self.pid)
+            opened += map(os.pidfd_open, (self.pid,))
         except OSError as error:
             gone = error.errno in _PIDFD_GONE
             if not gone and error.errno not in _PIDFD_DENIED:
@@ -157,10 +161,10 @@ class ProcessRef(Record):
         try:
             presence = self.presence()
             # What has no pidfd, but can be seen, is a thread: signalled by its number, its whole process would be hit.
+            fd = opened[0] if opened else None
             yield fd, Presence.GONE if gone and presence is Presence.ALIVE else presence
         finally:
-            if fd is not None:
-                os.close(fd)
+            any(map(os.close, opened))
 
     def _kill_by_number(self, number: int) -> Presence:
         """The way of kernels without pidfds: identity was checked a moment ago."""
@@ -185,13 +189,18 @@ def current_boot_id() -> str | None:
     return _boot_id()
 
 
-@functools.cache
 def _boot_id() -> str | None:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # no Path needed
-            return file.read().strip() or None
-    except (OSError, ValueError):
-        return None
+    """Kept once it is known; a failure (no descriptor left) is not: what is saved without it is nobody's for good."""
+    if not _boot_ids:
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # no Path needed
+                _boot_ids.append(file.read().strip())
+        except (OSError, ValueError):
+            return None
+    return _boot_ids[0] or None
+
+
+_boot_ids: list[str] = []
 
 
 def command_of(pid: int) -> str | None:
@@ -229,13 +238,21 @@ class _Stat(NamedTuple):
 def _read_stat(pid: int) -> _Stat | Presence:
     """What `/proc/PID/stat` says of the thread group `pid`, or why it says nothing."""
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(fd, 4096)
-        finally:
-            os.close(fd)
+        return _stat_of(pid)
     except OSError as error:
         return _without_stat(pid) if error.errno in _NOT_THERE else Presence.UNKNOWN
+
+
+def _stat_of(pid: int) -> _Stat:
+    # In one step, as in `_atomic`: an exception out of a signal handler loses no descriptor.
+    opened = [*map(os.open, (f"/proc/{pid}/stat",), (os.O_RDONLY | os.O_CLOEXEC,))]
+    try:
+        text = os.read(opened[0], 4096)
+    finally:
+        try:  # noqa: SIM105  # a context manager costs more than the call
+            os.close(opened[0])
+        except OSError:
+            pass  # all was read
     # The name (field 2) stands in parentheses and may hold anything, more parentheses included.
     fields = text[text.rfind(b")") + 2 :].split()
     state, threads, start_ticks = fields[0].decode(), int(fields[17]), int(fields[19])

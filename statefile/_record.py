@@ -25,7 +25,7 @@ MAX_BYTES = 64 * 2**20
 """The largest state that is read or written."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -117,7 +117,7 @@ def _way(type_: type) -> _Way:
     if opaque:
         keys = [(name, b"," + key) for name, key in opaque.items()]
         to_json = cast("Any", _serializer(cast("Any", type_))).to_json
-        way = functools.partial(_at_once, to_json=to_json, exclude=set(opaque), opaque=keys)
+        way = functools.partial(_at_once, to_json=to_json, exclude={*opaque, *_computed_fields(type_)}, opaque=keys)
     _ways[type_] = way
     return way
 
@@ -137,7 +137,7 @@ def _at_once(
         parts = [data[:-1]]
         for name, key in opaque:
             value = orjson.dumps(getattr(state, name), option=orjson.OPT_PASSTHROUGH_DATACLASS)
-            if b"null" in value:  # or a NaN
+            if value[:1] != b"{" or b"null" in value:  # no object; or a NaN
                 return None
             parts += key, value
     except (TypeError, ValueError, RecursionError):
@@ -153,21 +153,31 @@ def _encode(state: object) -> bytes:
     opaque = _opaque_fields(type(state))
     if not opaque:
         return _dumps(_plain(state))
-    data = _dumps(_plain(state, frozenset(opaque)))[:-1]
+    data = _dumps(_plain(state, opaque))[:-1]
     parts = [data] if len(data) > 1 else []
     for name, key in opaque.items():
-        value = getattr(state, name)
-        parts.append(key + _dumps(value, levels=1, at=name))
+        parts.append(key + _dumps(_opaque_value(state, name), levels=1, at=name))
     return b"{" * (len(data) == 1) + b",".join(parts) + b"}"
 
 
-def _plain(state: object, exclude: frozenset[str] | None = None) -> object:
-    """A model or dataclass as the JSON values that it stands for, NaN kept as NaN; anything else as it is."""
+def _opaque_value(state: BaseModel, name: str) -> Any:  # noqa: ANN401  # a JSON object
+    value = getattr(state, name)
+    if not isinstance(value, dict | None):
+        raise UnstorableValue(name, f"is no JSON object but of type {type(value).__name__}")
+    return cast("Any", value)
+
+
+def _plain(state: object, exclude: Collection[str] = ()) -> object:
+    """A model or dataclass as the JSON values that it stands for, NaN kept as NaN; anything else as it is.
+
+    Computed fields are no state: read back, they would stand beside what is computed then.
+    """
     if not isinstance(state, BaseModel) and isinstance(state, Mapping):
         return dict(cast("Mapping[str, Any]", state))
     serializer = _serializer(cast("Any", type(state)))
+    left_out: Any = {*exclude, *_computed_fields(type(state))} or None
     try:
-        return serializer.to_python(state, mode="json", by_alias=True, exclude=cast("Any", exclude), warnings="error")
+        return serializer.to_python(state, mode="json", by_alias=True, exclude=left_out, warnings="error")
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise UnstorableValue("", f"has no JSON form: {error}") from error
 
@@ -220,7 +230,24 @@ def _opaque_fields(type_: type[BaseModel]) -> dict[str, bytes]:
     }
 
 
-def build(model: type[M], /, *, path: object, **fields: object) -> M:
+def _computed_fields(type_: Any) -> Collection[str]:  # noqa: ANN401  # any class
+    return type_.model_computed_fields if issubclass(type_, BaseModel) else ()
+
+
+def prove_loadable(data: bytes, type_: type, *, path: str, context: object) -> None:
+    """Read back what is to be saved.
+
+    Raises:
+        UnstorableStateError: it could not be loaded as a `type_` again.
+    """
+    try:
+        decode(data, type_, path=path, context=context)
+    except CorruptStateError as error:
+        reason = f"could not be loaded again as a {type_.__name__}: {error.reason}"
+        raise UnstorableStateError(path=path, field="", reason=reason) from error
+
+
+def build(model: type[M], path: object, /, **fields: object) -> M:
     """Make a `model` for the state file at `path`.
 
     Raises:

@@ -164,10 +164,19 @@ class StateDir:
             return []
         removed: list[str] = []
         try:
-            removed += filter(_atomic.remove, (f"{self._root}/{name}" for name in temporaries))
+            for name in temporaries:
+                removed += _removed(f"{self._root}/{name}")
         finally:
-            orphan = not os.path.lexists(stem + STATE_SUFFIX)
+            orphan = not _atomic.may_be_there(stem + STATE_SUFFIX)
             lock.release(remove=orphan)
         if orphan and had_lock_file:
             removed.append(lock.path)
         return removed
+
+
+def _removed(path: str) -> list[str]:
+    try:
+        return [path] if _atomic.remove(path) else []
+    except StateFileError as error:
+        _log.warning("sweep: %s", error)
+        return []

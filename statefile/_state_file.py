@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -14,7 +15,7 @@ from statefile._holder import LockHolder, holder_of
 from statefile._ids import FullID
 from statefile._lock import FileLock, run, this_thread
 from statefile._place import Place, absolute_root
-from statefile._record import MAX_BYTES, Revisioned, decode, encode
+from statefile._record import MAX_BYTES, Revisioned, decode, encode, prove_loadable
 from statefile._waiter import Deadline
 from statefile.errors import (
     CorruptStateError,
@@ -245,17 +246,11 @@ class StateFile(BaseModel):
             StaleStateError: `state` was not made from what the file says: saving it would undo what another has saved.
             UnsupportedVersionError: `state` or the file is the record of a newer major version.
             LockLostError: the lock file was removed or replaced meanwhile.
-            UnstorableStateError: JSON cannot hold the value.
+            UnstorableStateError: JSON cannot hold the value, or it could not be loaded as its type again.
             UnsafePathError: something that is no regular file stands there.
             StateIOError: the system failed: no space, a read-only file system, an I/O error.
         """
-        place = self._place
-        if not place.lock.held:
-            raise NotLockedError(path=place.lock.path, operation="save_locked()")
-        if isinstance(state, Revisioned):
-            _write_next_revision(place, state)
-        else:
-            _write(place, state)
+        _save(self, state, proof=True)
 
     @contextlib.contextmanager
     def transaction(self, type_: type[T], *, timeout: float | None = None) -> Generator[T]:
@@ -321,27 +316,47 @@ def place_of(state_file: StateFile) -> Place:
     return state_file._place  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # this file's own
 
 
-def _write(place: Place, state: object) -> None:
+def save_own(state_file: StateFile, record: Revisioned) -> None:
+    """`save_locked` for a record whose fields this package has set: it need not be proved that it can be loaded."""
+    _save(state_file, record, proof=False)
+
+
+def _save(state_file: StateFile, state: object, *, proof: bool) -> None:
+    place = place_of(state_file)
+    if not place.lock.held:
+        raise NotLockedError(path=place.lock.path, operation="save_locked()")
+    context = state_file if proof else None
+    if isinstance(state, Revisioned):
+        _write_next_revision(place, state, context)
+    else:
+        _write(place, state, context)
+
+
+def _write(place: Place, state: object, context: StateFile | None) -> None:
     data = encode(state, path=place.state)
+    if context is not None and not isinstance(state, Mapping):
+        prove_loadable(data, type(state), path=place.state, context=context)
     if not place.lock.is_current():
         raise LockLostError(path=place.lock.path)
     _atomic.replace(place.state, data, durable=place.durable)
     place.fresh = place.destroyed = False
 
 
-def _write_next_revision(place: Place, state: Revisioned) -> None:
+def _write_next_revision(place: Place, state: Revisioned, context: StateFile | None) -> None:
     """`state` is one save further afterwards, unless this fails."""
     found: dict[str, Any] | None = place.mark
     if found is None:
         with contextlib.suppress(NotFoundError, CorruptStateError):  # nothing that could be lost
             found = cast("dict[str, Any]", _read(place, dict, None))
     state.check_follows(found, place.state)
-    state.revision += 1
+    fields = vars(state)  # a frozen model has a revision too
+    fields["revision"] += 1
     try:
-        _write(place, state)
+        _write(place, state, context)
     except BaseException as error:
+        place.mark = None  # an exception out of a signal handler may come after the rename: the file must tell
         if not getattr(error, "applied", False):
-            state.revision -= 1
+            fields["revision"] -= 1
         raise
     place.mark = state.mark()
 

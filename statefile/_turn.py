@@ -102,7 +102,10 @@ def _set(fd: int, mark: bytes) -> bool:
 def _marks_are_safe(device: int) -> bool:
     """Whether the file system on `device` is a local one; asked once a device."""
     if device not in _safe:
-        _safe[device] = _file_system_of(device) in _LOCAL
+        found = _file_system_of(device)
+        if not found:  # no descriptor was left to look it up with, or no /proc: ask again next time
+            return False
+        _safe[device] = found in _LOCAL
     return _safe[device]
 
 

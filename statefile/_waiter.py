@@ -32,6 +32,17 @@ ROUND = 0.005
 """Seconds between two tries for each thing that has no such thread."""
 
 
+class NoThreadError(RuntimeError):
+    """The system gives this process no further thread."""
+
+
+def _start(run: Callable[[], object]) -> None:
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError as error:
+        raise NoThreadError(str(error)) from error
+
+
 class Deadline:
     """Until when to wait."""
 
@@ -134,7 +145,7 @@ class Room(Generic[T]):
             with contextlib.suppress(RuntimeError):  # it has been told already
                 self._idle.release()
         elif _places:
-            _thread.start_new_thread(self._help, ())
+            _start(self._help)
         else:
             _rounds.include(self)
 
@@ -230,7 +241,7 @@ class Rounds:
         """Try for `room` until somebody else can, or nobody waits in it."""
         self._rooms[id(room)] = room
         if not self._running.locked():
-            _thread.start_new_thread(self._run, ())
+            _start(self._run)
 
     def _run(self) -> None:
         while self._rooms and self._running.acquire(blocking=False):
@@ -270,7 +281,8 @@ class Reminder:
         wait = Wait(time.monotonic() + self._after, remind)
         self._waits.append(wait)
         if not self._running.locked():
-            _thread.start_new_thread(self._run, ())
+            with contextlib.suppress(NoThreadError):  # then there is no line: no reason not to wait
+                _start(self._run)
         return wait
 
     def _run(self) -> None:

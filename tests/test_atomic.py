@@ -633,3 +633,52 @@ def test_reader_sees_the_old_file_until_the_rename(path: Path, spawn: Spawn) -> 
             writer.tell()
             writer.result()
             assert _atomic.read(str(path), 2**20) == NEW
+
+
+# -- above the root --------------------------------------------------------------------------------------------------------
+
+
+def test_root_below_a_link_is_made_at_once(tmp_path: Path) -> None:
+    """A link above the root is followed, as that of `/var/run` has to be; only the root itself may be none."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    for durable in (True, False):
+        root = tmp_path / "link" / str(durable) / "deep"
+        _atomic.make_root(str(root), durable=durable)
+        assert _atomic.check_root(str(root))
+
+
+def test_place_that_takes_no_directory_is_no_endless_climb() -> None:
+    """Where no directory can be made, though the one above is there, the system's answer is the error."""
+    with pytest.raises(StateIOError):
+        _atomic.make_root("/proc/nothing/root", durable=True)
+
+
+def test_root_keeps_the_group_bit_of_the_directory_above(tmp_path: Path) -> None:
+    """In a directory whose group is inherited, a new root has its mode and passes the group on."""
+    tmp_path.chmod(0o2755)
+    _atomic.make_root(str(tmp_path / "root"), durable=False)
+    assert stat.S_IMODE((tmp_path / "root").stat().st_mode) == 0o2711
+
+
+GROUP = 54321
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("groups", "expected"), [([GROUP], (GROUP, 0o660)), ([], (NOBODY, 0o600))], ids=["member", "stranger"])
+def test_group_is_kept_by_who_may_give_it(path: Path, spawn: Spawn, groups: list[int], expected: tuple[int, int]) -> None:
+    """A member of the file's group keeps it in that group; who is none lets his own group in no further than others."""
+    os.chown(path, 0, GROUP)
+    path.chmod(0o660)
+    path.parent.chmod(0o777)
+    assert spawn(fresh=True).call(_replace_as_nobody, path, groups) == expected
+    assert path.read_bytes() == NEW
+
+
+def _replace_as_nobody(path: Path, groups: list[int]) -> tuple[int, int]:
+    os.setgroups(groups)
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    replace(path)
+    found = path.stat()
+    return found.st_gid, stat.S_IMODE(found.st_mode)

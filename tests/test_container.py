@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from statefile import (
     Action,
@@ -29,6 +30,7 @@ from statefile import (
     CorruptStateError,
     Created,
     DeadlockError,
+    DestroyError,
     ExitStatus,
     FullID,
     InvalidIDError,
@@ -505,6 +507,66 @@ def test_object_of_a_former_life_does_not_replace_the_next_one(home: Path, scrip
             former.saver.save_locked(former)
     assert on_disk(home) == before
     now.destroy()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("spec", ["x"]), ("owner", 1), ("id", "a/b"), ("sandbox", "s"), ("helpers", {"m": 1})]
+)
+def test_transaction_does_not_save_what_is_no_container(home: Path, script: Script, field: str, value: Any) -> None:
+    """A field of the wrong kind, the opaque spec included, is refused when it is saved, and the file stays."""
+    c = Container.new(home, "c", runtime=script)
+    before = c.saver.state_path.read_bytes()
+    with pytest.raises(UnstorableStateError, match=to_camel(field)), c.saver.transaction(Container) as mine:
+        setattr(mine, field, value)
+    assert c.saver.state_path.read_bytes() == before
+
+
+class Named(Container):
+    """A subclass whose fields are called as arguments of ours are."""
+
+    path: str = ""
+    timeout_seconds: int = 0
+
+
+def test_field_may_be_called_as_an_argument_of_ours(home: Path, script: Script) -> None:
+    """A subclass may have a field `path`."""
+    assert Named.new(home, "c", runtime=script, path="/x").path == "/x"
+    assert Named.load(home, "c").path == "/x"
+
+
+@pytest.mark.parametrize("option", ["frozen", "validate_assignment"])
+def test_subclass_with_which_no_verb_could_work_is_refused(option: str) -> None:
+    """A container that cannot be changed is refused where it is defined, with the reason."""
+    with pytest.raises(TypeError, match=f"{option}=True"):
+        type("Odd", (Container,), {"model_config": {option: True}, "__module__": __name__})
+
+
+def test_pid_file_that_can_be_no_path_is_refused_before_anything_is_made(home: Path, script: Script) -> None:
+    """A NUL in the path of the PID file is named before the runtime is asked; a path of bytes is one."""
+    with pytest.raises(StateIOError):
+        Container.new(home, "c", runtime=script, pid_file="a\0b")
+    assert (names(home), script.asked) == ([], [])
+    pid_file = os.fsencode(home.parent / "pid")
+    c = Container.new(home, "c", runtime=script, pid_file=pid_file)  # type: ignore[arg-type]
+    assert int((home.parent / "pid").read_text()) == pid_of(c)
+
+
+@pytest.mark.parametrize("content", [b"rubbish", b'{"schemaVersion":2,"phase":"running"}'], ids=["rubbish", "newer"])
+def test_unreadable_record_of_what_does_not_die_is_kept_as_it_is(home: Path, script: Script, content: bytes) -> None:
+    """If something still runs, the file that nobody here can read stays byte for byte, and is gone when nothing does."""
+    path = home / "c_sandbox:c.state"
+    path.write_bytes(content)
+
+    def in_vain(*_: object) -> None:
+        raise StillRunningError(id="c", pids=[1])
+
+    script.instead["destroy"] = in_vain
+    with pytest.raises(DestroyError):
+        Container.remove(home, "c", runtime=script)
+    assert path.read_bytes() == content
+    del script.instead["destroy"]
+    Container.remove(home, "c", runtime=script)
+    assert names(home) == []
 
 
 def test_revision_grows_by_one_with_each_save(home: Path, script: Script) -> None:

@@ -580,3 +580,57 @@ def test_command_of(zombie: ProcessRef) -> None:
             asleep.kill()
     assert command_of(zombie.pid) == "sleep"
     assert command_of(PID_MAX) is None
+
+
+# -- when the system has nothing left --------------------------------------------------------------------------------------
+
+
+def test_boot_is_asked_for_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a descriptor the boot is unknown for that moment, and not for the rest of the process's life."""
+    monkeypatch.setattr(_process, "_boot_ids", [])
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", exhausted)
+        assert _process.current_boot_id() is None
+    assert ProcessRef.current().boot_id
+
+
+def test_process_that_could_not_be_looked_at_is_not_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a process that is not there is a `ProcessLookupError`; any other failure to look is told with its errno."""
+
+    def exhausted(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", exhausted)
+        with pytest.raises(StateIOError) as caught:
+            ProcessRef.current()
+    assert caught.value.errno == errno.EMFILE
+
+
+class OddError(Exception):
+    """What a signal handler raises."""
+
+
+def test_interrupted_looks_at_a_process_keep_no_descriptor() -> None:
+    """An exception out of a signal handler at any moment of a look loses no descriptor."""
+
+    def handler(*_: object) -> None:
+        raise OddError
+
+    me = ProcessRef.current()
+    before = len(os.listdir("/proc/self/fd"))
+    was = signal.signal(signal.SIGALRM, handler)
+    try:
+        for n in range(1500):
+            with contextlib.suppress(OddError):
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + n % 100 * 1e-6)
+                while True:
+                    me.presence()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, was)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -592,6 +592,17 @@ def sweep_often(root: Path) -> None:
         StateDir(root).sweep()
 
 
+def test_sweep_passes_over_what_it_cannot_remove(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory with a temporary file's name is logged and left; the rest of its container's litter goes, and is returned."""
+    names_ = [f".c_sandbox:c.state.{digit * 12}.tmp" for digit in "abc"]
+    (root / names_[0]).write_bytes(b"half")
+    (root / names_[1]).mkdir()
+    (root / names_[2]).write_bytes(b"half")
+    assert StateDir(root).sweep() == [root / names_[0], root / names_[2]]
+    assert names_[1] in caplog.text
+    assert names(root) == [names_[1]]
+
+
 def test_sweep_races_creators_and_harms_none(root: Path, spawn: Spawn) -> None:
     """While containers come and go, and litter falls, sweeps never let two in, take a state, or make a creator fail."""
     creators, sweepers = [spawn(), spawn(), spawn()], [spawn(), spawn()]

@@ -19,13 +19,13 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 from typing import TypedDict as StandardTypedDict
 
 import pytest
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, field_serializer
 from typing_extensions import TypedDict
 
 from statefile import (
@@ -701,6 +701,112 @@ def test_record_ahead_of_the_file_is_refused(new: StateFile, loaded: str) -> Non
             new.save_locked(Counted(revision=7, n=2))
         assert (caught.value.revision, caught.value.found) == (7, 1)
     assert new.load(Counted) == Counted(revision=1, n=1)
+
+
+def test_interrupt_after_the_rename_hides_no_save(new: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception out of a signal handler when the state is in place already never gives its revision to another state."""
+    counter = Counted()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with new.hold_for_new():
+        new.save_locked(counter)
+        counter.n = 1
+        with monkeypatch.context() as patch:
+            patch.setattr("statefile._atomic.flush_directory", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                new.save_locked(counter)
+        seen = StateFile(root_dir=new.root_dir, id=new.id).load(Counted)
+        counter.n = 2
+        with pytest.raises(StaleStateError):
+            new.save_locked(counter)
+    assert new.load(Counted) == seen == Counted(revision=2, n=1)
+
+
+class FrozenCount(Counted):
+    """One whose fields cannot be assigned."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def test_frozen_record_counts_its_saves(new: StateFile) -> None:
+    """A frozen record is saved as the next revision like any other."""
+    with new.hold_for_new():
+        record = FrozenCount(n=1)
+        new.save_locked(record)
+        new.save_locked(record)
+    assert new.load(FrozenCount).revision == record.revision == 2
+
+
+class Bounded(BaseModel):
+    """A model with a rule that serializing does not look at."""
+
+    model_config = ConfigDict(extra="allow")
+
+    n: Annotated[int, Field(ge=0)] = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def twice(self) -> int:
+        """What follows from the field."""
+        return 2 * self.n
+
+
+class Hidden(BaseModel):
+    """A model that leaves out what it needs to be loaded."""
+
+    secret: int = Field(exclude=True)
+
+
+@dataclass
+class Initial:
+    """A dataclass that needs more than it keeps."""
+
+    start: InitVar[int]
+    n: int = 0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [Bounded.model_construct(n=-1), Hidden(secret=1), Initial(1)],
+    ids=["a value against the rule", "a field that is left out", "an argument that is not kept"],
+)
+def test_what_could_not_be_loaded_again_is_not_saved(file: StateFile, state: object) -> None:
+    """A state that its own type would refuse is refused with the reason when it is saved, and the old one stays."""
+    before = file.state_path.read_bytes()
+    with file.hold(), pytest.raises(UnstorableStateError, match="could not be loaded again"):
+        file.save_locked(state)
+    assert file.state_path.read_bytes() == before
+
+
+def test_computed_field_is_no_state(new: StateFile) -> None:
+    """What a model computes is not saved, so that an old value never stands beside the new one."""
+    with new.hold_for_new():
+        new.save_locked(Bounded(n=5))
+    with new.transaction(Bounded) as state:
+        state.n = 6
+    assert new.state_path.read_bytes() == b'{"n":6}'
+    assert new.load(Bounded).twice == 12
+
+
+def test_destroy_that_cannot_look_does_not_claim_success(new: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system does not say whether there is a state, `destroy` says that, and not that it is gone."""
+    new.state_path.write_text("{}")
+    look = os.lstat
+
+    def broken(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(".state"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return look(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", broken)
+        with pytest.raises(StateIOError) as caught:
+            new.destroy()
+    assert caught.value.errno == errno.EIO
+    new.destroy()
+    assert not new.exists()
 
 
 def test_what_was_read_under_an_earlier_lock_is_read_again(new: StateFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import mmap
@@ -17,10 +18,11 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
-from statefile import LockTimeoutError, StateFile, _lock, _turn
+from statefile import LockTimeoutError, StateFile, StateIOError, _lock, _turn
 from tests.harness import Worker, hear, lock_descriptors, lock_queue, names, needs_strace, tell, until, waits_for
 from tests.test_lock import ID, file, held, hold, try_lock
 
@@ -497,3 +499,44 @@ def test_storm_of_signals_blocks_nobody(file: StateFile, root: Path) -> None:
     assert marks(file.lock_path) == 0
     assert try_lock(root) == "got it"
     assert names(root) == [file.lock_path.name, file.state_path.name]
+
+
+# -- when the system has nothing left --------------------------------------------------------------------------------------
+
+
+def test_marks_are_asked_for_again_after_a_failure(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that could not be looked up is not taken for one without marks for good."""
+    monkeypatch.setattr(_turn, "_safe", {})
+    device = root.stat().st_dev
+    with monkeypatch.context() as patch:
+        patch.setattr(_turn, "_file_system_of", lambda _: "")
+        assert not _turn._marks_are_safe(device)
+    assert _turn._marks_are_safe(device)
+
+
+def _wait_without_threads(root: Path, timeout: float | None) -> str:
+    """Wait for the lock where no thread can be started, as under a limit on processes."""
+
+    def none(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    tell("waiting")
+    try:
+        with mock.patch("_thread.start_new_thread", none), StateFile(root_dir=root, id=ID).hold(timeout=timeout):
+            return "held"
+    except StateIOError as error:
+        return f"errno {error.errno}"
+
+
+def test_no_further_thread_is_a_named_error(file: StateFile, root: Path, spawn: Spawn) -> None:
+    """A deadline needs a thread: if there is none, the error says so; a wait for good needs none."""
+    file.lock()
+    worker = spawn()
+    worker.start(_wait_without_threads, root, 10.0)
+    assert worker.hear() == "waiting"
+    assert worker.result() == f"errno {errno.EAGAIN}"
+    worker.start(_wait_without_threads, root, None)
+    assert worker.hear() == "waiting"
+    until(lambda: waits_for(worker, file.lock_path))
+    file.unlock()
+    assert worker.result() == "held"

@@ -160,15 +160,16 @@ _LOOKS = 10
 def read_row(name: str) -> Row | None:
     """`/proc/NAME/stat`, where NAME is a PID or `PID/task/TID`; `None` if there is no such process."""
     try:
-        descriptor = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        # In one step, as in `_atomic`: an exception out of a signal handler loses no descriptor.
+        opened = [*map(os.open, (f"/proc/{name}/stat",), (os.O_RDONLY | os.O_CLOEXEC,))]
     except OSError:
         return None
     try:
-        text = os.read(descriptor, 4096)
+        text = os.read(opened[0], 4096)
     except OSError:
         return None
     finally:
-        os.close(descriptor)
+        os.close(opened[0])
     before, _, after = text.rpartition(b")")  # the program's name stands in parentheses and may hold any
     fields = after.split()
     return Row(

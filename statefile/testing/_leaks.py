@@ -92,7 +92,7 @@ def end(file: StateFile, began: Moment, runtime: ProcessRuntime | PlainRuntime) 
         container = file.load(Container)
         status = str(container.status)
     except StateFileError:
-        container = build(Container, path=file.state_path, id=name, status=Status.CREATING, saver=file)
+        container = build(Container, file.state_path, id=name, status=Status.CREATING, saver=file)
         status = "without a readable record"
     alive = _of_this_test(_named(container), began)
     if alive or not _named(container):
