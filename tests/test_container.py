@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from pydantic import Field
+from pydantic import Field, computed_field
 from pydantic.alias_generators import to_camel
 
 from statefile import (
@@ -519,6 +519,25 @@ def test_transaction_does_not_save_what_is_no_container(home: Path, script: Scri
     with pytest.raises(UnstorableStateError, match=to_camel(field)), c.saver.transaction(Container) as mine:
         setattr(mine, field, value)
     assert c.saver.state_path.read_bytes() == before
+
+
+class Computing(Container):
+    """A subclass that computes something."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def shown(self) -> str:
+        """What follows from the fields."""
+        return f"{self.id}: {self.status}"
+
+
+def test_computed_field_of_a_container_is_no_state(home: Path, script: Script) -> None:
+    """What a container computes is not in its file, and is computed anew from what is."""
+    c = Computing.new(home, "c", runtime=script)
+    assert "shown" not in on_disk(home)
+    c.start()
+    assert "shown" not in on_disk(home)
+    assert Computing.load(home, "c").shown == "c: running"
 
 
 class Named(Container):
