@@ -19,7 +19,7 @@ from statefile._forwarding import forwarding
 from statefile._hooks import AFTER_CREATION, AFTER_START, check_hooks, hooks_of, run_hooks
 from statefile._ids import FullID
 from statefile._lifecycle import LIFECYCLE, Action, Status
-from statefile._process import ProcessRef
+from statefile._process import Presence, ProcessRef
 from statefile._record import build
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
@@ -221,16 +221,26 @@ class Container(Destroyable):
         """Its living processes, as `ProcessRef`s, without the lock."""
         return self._ask(Action.PROCESSES)
 
-    def signal(self, number: int, *, all: bool = False) -> None:
-        """Send signal `number` to its first process, or to `all` of them, without the lock.
+    def signal(self, number: int, *, all: bool = False, process: ProcessRef | None = None, group: bool = False) -> None:
+        """Send signal `number` to its first process, to that `process` of it, or to `all` of them, without the lock.
+
+        With `group`, to those of its processes that are in the process group of that one. One that has ended is no error.
 
         Raises:
-            ValueError: there is no such signal.
+            ValueError: there is no such signal, `process` is not one of this container, or `all` goes with neither.
             InvalidTransitionError: its status does not allow it; nothing was sent.
+            UnsupportedActionError: the runtime does not tell which `processes` it has, as is needed for one and for a group.
         """
         if not _is_signal(number):
             raise ValueError(f"there is no signal {number!r}: give its number, such as signal.SIGTERM")
+        if all and (process is not None or group):
+            raise ValueError("all=True is for all processes: give neither process nor group with it")
         self.refresh()
+        if process is not None or group:
+            self._judge(Action.SIGNAL)
+            for each in self._chosen(process, group=group):
+                each.send_signal(number)
+            return
         self._judge(Action.SIGNAL_ALL if all else Action.SIGNAL)
         self._need_runtime(Action.SIGNAL).signal(self, int(number), all=all)
 
@@ -312,6 +322,21 @@ class Container(Destroyable):
             LockTimeoutError, DeadlockError, LockUnsupportedError, UnsafePathError, StateIOError: as for `StateFile.lock`.
         """
         self._destroy(force=force, unreadable=force, timeout=timeout)
+
+    def _chosen(self, process: ProcessRef | None, *, group: bool) -> list[ProcessRef]:
+        """That process of this container or, with `group`, those in its process group; none if it has ended."""
+        chosen = process or self.init
+        if chosen is None or chosen.presence() is Presence.GONE:
+            return []
+        living: list[ProcessRef] = self._method(Action.PROCESSES)(self)
+        if chosen not in living:
+            if chosen.presence() is Presence.GONE:
+                return []
+            raise ValueError(f"process {chosen.pid} is not one of container {self.id!r}: see processes()")
+        if not group:
+            return [chosen]
+        wanted = chosen.process_group()
+        return [each for each in living if wanted is not None and each.process_group() == wanted]
 
     # -- creation and start --------------------------------------------------------------------------------------------
 

@@ -102,6 +102,14 @@ class ProcessRef(Record):
             return Presence.UNKNOWN
         return Presence.ALIVE if stat.start_ticks == self.start_ticks else Presence.GONE
 
+    def process_group(self) -> int | None:
+        """The number of its process group, as getpgid(2) tells it; `None` if it is gone or cannot be told."""
+        try:
+            number = os.getpgid(self.pid)
+        except OSError:
+            return None
+        return number if self.presence() is Presence.ALIVE else None
+
     def send_signal(self, number: int) -> Presence:
         """Send signal `number` to this very process, and say what was found: only `ALIVE` means that it was sent.
 

@@ -1521,6 +1521,55 @@ def test_stopped_is_not_empty(home: Path) -> None:
     assert not survivors(home)
 
 
+TWO_GROUPS = "setsid sh -c 'sleep 1000 & wait' & sleep 1001 & sleep 1002 & wait"
+
+
+def arguments_of(c: Container) -> dict[str, ProcessRef]:
+    """Its processes by their last argument, with the group that they lead."""
+    return {f"\0{Path(f'/proc/{ref.pid}/cmdline').read_text()}".split("\0")[-2]: ref for ref in c.processes()}
+
+
+def test_signal_for_one_process_and_for_a_group(home: Path) -> None:
+    """A signal reaches the process that is meant, or those of its group, and no other of the container's."""
+    c = make(home, "sh", "-c", TWO_GROUPS)
+    c.start()
+    until(lambda: {"1000", "1001", "1002"} <= arguments_of(c).keys())
+    found = arguments_of(c)
+    inner, outer, session, init = found["1000"], found["1001"], found["sleep 1000 & wait"], found[TWO_GROUPS]
+    assert session.process_group() == inner.process_group() != outer.process_group() == init.process_group()
+    c.signal(signal.SIGKILL, process=outer)
+    assert outer.wait(PATIENCE) is Presence.GONE
+    assert {inner, session, init} <= set(c.processes())
+    c.signal(signal.SIGKILL, process=outer)  # it has ended: no error
+    c.signal(signal.SIGKILL, process=inner, group=True)
+    assert (inner.wait(PATIENCE), session.wait(PATIENCE)) == (Presence.GONE, Presence.GONE)
+    c.signal(signal.SIGKILL, group=True)
+    assert c.wait(PATIENCE) == ExitStatus(signal=signal.SIGKILL)
+
+
+def test_signal_for_the_first_processs_group_leaves_the_others(home: Path) -> None:
+    """Without a `process`, `group` means that of the first one; what has left it lives on."""
+    c = make(home, "sh", "-c", TWO_GROUPS)
+    c.start()
+    until(lambda: {"1000", "1001", "1002"} <= arguments_of(c).keys())
+    found = arguments_of(c)
+    c.signal(signal.SIGKILL, group=True)
+    assert found["1001"].wait(PATIENCE) is Presence.GONE
+    assert c.wait(PATIENCE) == ExitStatus(signal=signal.SIGKILL)
+    assert found["1000"].presence() is Presence.ALIVE
+
+
+def test_signal_for_a_stranger_is_refused(home: Path) -> None:
+    """A process that is none of the container's gets nothing, and `all` goes with neither a process nor a group."""
+    c = make(home, *SLEEP)
+    c.start()
+    with pytest.raises(ValueError, match="not one of container 'c'"):
+        c.signal(signal.SIGURG, process=ProcessRef.current())
+    with pytest.raises(ValueError, match="neither process nor group"):
+        c.signal(signal.SIGKILL, all=True, group=True)
+    assert c.status is Status.RUNNING
+
+
 class Unkillable(ProcessRuntime):
     """Says that a process has outlived its killing, after a bounded time."""
 
