@@ -68,8 +68,7 @@ class Raw:
         os.lstat(self.state)
         temporary = f"{self.state}.{os.urandom(6).hex()}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.geteuid()
-        os.getegid()
+        os.fstat(fd)
         os.fchmod(fd, 0o600)
         os.write(fd, data)
         os.fsync(fd)

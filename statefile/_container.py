@@ -12,6 +12,7 @@ import signal as _signal
 from typing import TYPE_CHECKING, Any, Self
 
 from statefile import _atomic, _oom
+from statefile._codec import build
 from statefile._container_state import Pending, now, user_name
 from statefile._destruction import Destroyable
 from statefile._driving import noting
@@ -20,7 +21,6 @@ from statefile._hooks import AFTER_CREATION, AFTER_START, check_hooks, hooks_of,
 from statefile._ids import FullID
 from statefile._lifecycle import LIFECYCLE, Action, Status
 from statefile._process import Presence, ProcessRef
-from statefile._record import build
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile._waiter import Deadline

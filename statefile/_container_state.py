@@ -10,7 +10,7 @@ import os
 import re
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,11 +20,12 @@ from pydantic import (
     field_serializer,
     field_validator,
 )
+from pydantic_core import core_schema
 
 from statefile._ids import validate_id
 from statefile._lifecycle import Action, Status
 from statefile._process import ProcessRef
-from statefile._record import JSONObject, Record, Revisioned
+from statefile._record import JSONObject, Opaque, Record, Revisioned
 from statefile._state_file import StateFile, place_of, save_own
 from statefile.errors import StaleStateError, UnsupportedVersionError
 from statefile.oci import OCI_VERSION, State, annotations_of
@@ -51,7 +52,26 @@ def _empty_for_null(value: object) -> object:
 
 
 E = TypeVar("E", bound=StrEnum)
-KnownOr = Annotated[E | str, Field(union_mode="left_to_right")]
+
+
+class _KnownOr:
+    """Reads a string as the member of its enumeration, where there is one, and writes it as a string.
+
+    No enumeration's own way: pydantic would ask each member for its value, which is Python, and lose in there what comes out
+    of a signal handler.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: object) -> core_schema.CoreSchema:  # noqa: ANN401  # a union
+        """Of `E | str`."""
+        words: dict[str, StrEnum] = {member.value: member for member in get_args(source)[0]}
+
+        def known(word: str) -> str:
+            return words.get(word, word)
+
+        return core_schema.no_info_after_validator_function(known, core_schema.str_schema())
+
+
+KnownOr = Annotated[E | str, _KnownOr()]
 """A word of ours, or one of a later version's, which is kept."""
 
 Timestamp = Annotated[str, AfterValidator(_check_timestamp)]
@@ -76,6 +96,10 @@ class Pending(Record):
     action: KnownOr[Action]
     actor: ProcessRef
     since: Timestamp = ""
+
+
+def _as_in_the_file(saver: StateFile) -> Any:  # noqa: ANN401  # a JSON object
+    return place_of(saver).spelling or {"rootDir": str(saver.root_dir), "id": saver.id.to_json()}
 
 
 class ContainerState(Revisioned):
@@ -113,7 +137,7 @@ class ContainerState(Revisioned):
     exit_status: ExitStatus | None = None
     pending: Pending | None = None
     paused_from: KnownOr[Status] | None = None
-    saver: StateFile = Field(default=None, validate_default=True)  # made from what was read
+    saver: Annotated[StateFile, Opaque(_as_in_the_file)] = Field(default=None, validate_default=True)  # made from what was read
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
 
     @classmethod
@@ -175,7 +199,8 @@ class ContainerState(Revisioned):
 
     @field_serializer("saver")
     def _saver_as_in_the_file(self, saver: StateFile) -> Any:  # noqa: ANN401  # a JSON object
-        return place_of(saver).spelling or {"rootDir": str(saver.root_dir), "id": saver.id.to_json()}
+        """For `model_dump`; a save passes it by, since an exception out of a signal handler would be lost in here."""
+        return _as_in_the_file(saver)
 
     def _reload(self) -> None:
         """Become what the file says now.

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 from statefile import _atomic
+from statefile._codec import MAX_BYTES, decode, encode, prove_loadable
 from statefile._holder import LockHolder, holder_of
 from statefile._ids import FullID
 from statefile._lock import FileLock, run, this_thread
 from statefile._place import Place, absolute_root
-from statefile._record import MAX_BYTES, Revisioned, decode, encode, prove_loadable
+from statefile._record import Revisioned
 from statefile._waiter import Deadline
 from statefile.errors import (
     CorruptStateError,

@@ -32,7 +32,7 @@ PACKAGE = ROOT / "statefile"
 # Earlier bands know nothing of later ones. A name stands for a module or for a whole subpackage.
 BANDS = {
     "rules": ("errors", "_log", "_ids", "_lifecycle", "_storable"),
-    "system": ("_lock", "_claim", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record"),
+    "system": ("_lock", "_claim", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record", "_codec"),
     "objects": (
         *("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_forwarding"),
         *("_container_state", "_driving", "_destruction", "_container"),
@@ -324,7 +324,8 @@ SOUND = {
     "_turn.py": "import fcntl\n",
     "_claim.py": "import portalocker.utils\nfrom statefile.errors import X\n",
     "_atomic.py": "import os as system\nsystem.replace(1, 2)\n",
-    "_record.py": "import orjson, pydantic\n",
+    "_codec.py": "import orjson, pydantic\n",
+    "_record.py": "import pydantic\n",
     "_state_file.py": "from . import _claim\nfrom ._record import dump\n'a'.replace('a', 'b')\n",
     "runtime.py": ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from statefile._container import Container\n"),
     "_container.py": "from statefile.runtime import Runtime\n",
@@ -348,7 +349,7 @@ BROKEN = [
     ("cycles", "runtime.py", "def f():\n    import statefile._container\n", "import cycle: "),
     ("cycles", "process_runtime/_monitor.py", "from statefile.process_runtime import run\n", "import cycle: "),
     ("owners", "aio.py", "import portalocker\n", "aio.py:1 uses portalocker: only _claim.py may"),
-    ("owners", "aio.py", "def f():\n    from orjson import loads\n", "aio.py:2 uses orjson.loads: only _record.py may"),
+    ("owners", "aio.py", "def f():\n    from orjson import loads\n", "aio.py:2 uses orjson.loads: only _codec.py may"),
     ("owners", "aio.py", "import hypothesis\n", "aio.py:1 uses hypothesis: only testing.py may"),
     ("owners", "testing/strategies.py", "import psutil\n", "strategies.py:1 uses psutil: only _process.py may"),
     ("owners", "aio.py", "import requests\n", "aio.py:1 uses requests, which is no dependency"),

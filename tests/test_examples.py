@@ -185,8 +185,9 @@ def test_demo_cleans_up_at_ctrl_c(playground: Playground) -> None:
     while b"was killed" not in said:  # one is killed, and its container is there
         said += os.read(ours, 4096)
     os.write(ours, b"\x03")
-    assert process.wait(PATIENCE) == 128 + signal.SIGINT
-    said += os.read(ours, 4096)
+    code = process.wait(PATIENCE)
+    said += os.read(ours, 65536)
+    assert code == 128 + signal.SIGINT, said.decode()
     for descriptor in (ours, theirs):
         os.close(descriptor)
     assert b"SIGINT: all is cleaned up" in said

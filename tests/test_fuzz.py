@@ -32,8 +32,8 @@ from statefile import (
     StateFile,
     UnsupportedVersionError,
 )
+from statefile._codec import decode, encode
 from statefile._ids import LOCK_SUFFIX, STATE_SUFFIX, file_stem, ids_of_files, owner_of_temporary
-from statefile._record import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

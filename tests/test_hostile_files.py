@@ -29,8 +29,8 @@ from statefile import (
     StateIOError,
     UnsafePathError,
 )
+from statefile._codec import MAX_BYTES
 from statefile._process import PID_MAX
-from statefile._record import MAX_BYTES
 from tests.harness import names, plain
 from tests.test_lifecycle import Script
 from tests.test_runsc_container import values

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import pytest
 
 from statefile import CorruptStateError, Durability, NotFoundError, StateDir, StateFile
-from statefile._record import encode
+from statefile._codec import encode
 from tests.disks import KINDS, Cut, Disk, DiskUnavailableError, Fuse, disk, loop_devices_of
 from tests.harness import PATIENCE, Worker, names, tell, until
 

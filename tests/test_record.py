@@ -9,6 +9,7 @@ import json
 import math
 import re
 import struct
+import sys
 import types
 from collections import OrderedDict, UserDict
 from dataclasses import dataclass
@@ -18,12 +19,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_serializer, field_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
-from statefile import CorruptStateError, StateFile, UnstorableStateError
-from statefile._record import MAX_BYTES, JSONObject, Record, decode, encode
+from statefile import (
+    Action,
+    Container,
+    CorruptStateError,
+    ExitStatus,
+    ProcessRef,
+    Sandbox,
+    StateFile,
+    Status,
+    UnstorableStateError,
+)
+from statefile._codec import MAX_BYTES, build, decode, encode
+from statefile._container_state import Pending
+from statefile._record import JSONObject, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -633,3 +646,72 @@ def test_digits_in_a_string_are_no_number() -> None:
     data = b'{"id":"%s","%s":1,"createdAt":"2024-01-02T03:04:05.123456789Z"}' % (DIGITS, DIGITS)
     assert encode(decode(data, dict, path=PATH), path=PATH) == data
     assert encode(decode(data, Loose, path=PATH), path=PATH).startswith(b'{"someName":""')
+
+
+# -- exceptions out of signal handlers ---------------------------------------------------------------------------------
+
+
+class Interrupted(KeyboardInterrupt):
+    """What a signal handler raises; here, at the worst moment."""
+
+
+class Interrupting(BaseModel):
+    """A model in whose serializer the signal comes."""
+
+    n: int = 1
+
+    @field_serializer("n")
+    def serialize(self, n: int) -> int:
+        """Be interrupted."""
+        raise Interrupted(n)
+
+
+class InterruptingRecord(Record):
+    """One with a field that is written past pydantic."""
+
+    data: JSONObject = Field(default_factory=dict)
+    inner: Interrupting = Field(default_factory=Interrupting)
+
+
+@pytest.mark.parametrize("state", [Interrupting(), {"inner": Interrupting()}], ids=["model", "model within a mapping"])
+def test_interrupt_within_a_serializer_is_passed_on(state: object) -> None:
+    """What comes out of a signal handler while a serializer runs is no failure of the serializer."""
+    with pytest.raises(Interrupted):
+        encode(state, path="p")
+
+
+def test_interrupt_within_a_serializer_is_never_lost() -> None:
+    """Where it can no more be told what came out of a serializer, nothing is written, and the error shows it."""
+    with pytest.raises(UnstorableStateError, match="Interrupted"):
+        encode(InterruptingRecord(), path="p")
+
+
+def test_container_is_written_without_any_function_of_ours(root: Path) -> None:
+    """Saving a container calls no Python within pydantic, where an exception out of a signal handler would be lost."""
+    me = ProcessRef.current()
+    c = build(
+        Container,
+        root,
+        id="c",
+        status=Status.PAUSED,
+        paused_from=Status.RUNNING,
+        pending=Pending(action=Action.RESUME, actor=me),
+        init=me,
+        helpers={"monitor": me},
+        sandbox=Sandbox(id="s"),
+        exit_status=ExitStatus(code=3),
+        saver=StateFile(root_dir=root, id="c"),
+    )
+    encode(c, path="p")
+    called: list[str] = []
+
+    def on_event(frame: Any, event: str, _: object) -> None:
+        if event == "call" and frame.f_back is not None and frame.f_back.f_code.co_name == "_at_once":
+            called.append(frame.f_code.co_name)
+
+    sys.setprofile(on_event)
+    try:
+        encode(c, path="p")
+    finally:
+        sys.setprofile(None)
+    assert called == ["_as_in_the_file", "_may_be_deep"]

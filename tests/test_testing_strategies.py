@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from statefile import Container, FullID, StateFileError, Status
-from statefile._record import decode, encode
+from statefile._codec import decode, encode
 from statefile.testing import Corruption, FakeRuntime, state_root, strategies
 
 if TYPE_CHECKING:

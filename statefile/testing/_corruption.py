@@ -6,8 +6,8 @@ import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from statefile._codec import MAX_BYTES, decode, encode
 from statefile._container_state import SCHEMA_VERSION, ContainerState
-from statefile._record import MAX_BYTES, decode, encode
 from statefile._storable import MAX_DEPTH
 from statefile.testing._held_lock import state_file_of
 

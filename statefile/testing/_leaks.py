@@ -13,12 +13,12 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from statefile._atomic import list_names
+from statefile._codec import build
 from statefile._container import Container
 from statefile._ids import LOCK_SUFFIX, ids_of_files
 from statefile._lifecycle import Status
 from statefile._lock import FileLock
 from statefile._process import Presence, ProcessRef, command_of
-from statefile._record import build
 from statefile._state_dir import StateDir
 from statefile.errors import StateFileError
 from statefile.process_runtime import ProcessRuntime
