@@ -442,7 +442,10 @@ class Stage:
 
     def wait_until(self, what: str, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not holds():
+        while True:
+            with contextlib.suppress(StateFileError):
+                if holds():
+                    return
             if time.monotonic() > deadline:
                 raise FailedError(f"{what}: that does not hold after {PATIENCE} s")
             time.sleep(0.005)

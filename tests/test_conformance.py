@@ -438,7 +438,7 @@ BROKEN: list[tuple[type[Any], str, dict[str, str]]] = [
     (LeavesThePaused, "paused", {"destroy_of_a_paused_container": "destroy of a paused container raised StillRunningError"}),
     (
         RunsAtOnce,
-        "",
+        "destroy_of_a_created|another_process|created_from_running|before_the_start",
         {
             "destroy_of_a_created_container": "destroy of a created container has run its program",
             "every_method_works_from_another_process": "probe said 'running', not 'created'",
@@ -474,7 +474,7 @@ BROKEN: list[tuple[type[Any], str, dict[str, str]]] = [
     ),
     (
         Remembers,
-        "",
+        "another_process|signal",
         {"every_method_works_from_another_process": 'in another process than the one before, signal said "KeyError'},
     ),
     (

@@ -326,8 +326,8 @@ def next_after(moments: list[int], when: int) -> int | None:
 def test_storm_of_kills_loses_nothing(
     root: Path, spawn: Spawn, record_property: Callable[[str, object], None], kind: str
 ) -> None:
-    """1,000 writers killed at random lose no acknowledged update, tear nothing, hold nobody up, and leave nothing to keep."""
-    kills = 1000
+    """Hundreds of writers killed at random lose no acknowledged update, tear nothing, hold nobody up, leave nothing to keep."""
+    kills = 1000 if kind == "dict" else 400
     zygote = spawn(fresh=True)
     zygote.start(rage, root, kind, kills, 20240613)
     told: Told = zygote.result(timeout=150)
