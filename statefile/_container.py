@@ -65,6 +65,7 @@ class Container(Destroyable):
         seconds is for the lock. A failed creation undoes itself, and whatever else has the ID is not touched.
 
         Raises:
+            TypeError: an argument is neither one of these nor a field.
             InvalidIDError, InvalidRootError, UnsupportedActionError: bad arguments; nothing was touched.
             SpecError: a hook in the spec is none; nothing was touched.
             AlreadyExistsError: the ID is taken.
@@ -76,6 +77,7 @@ class Container(Destroyable):
         """
         check_runtime(runtime)
         check_hooks(spec)
+        _check_fields(cls, fields)
         pid_path = None if pid_file is None else _absolute(pid_file)
         full_id = id if isinstance(id, FullID) else FullID(sandbox_joined(spec) or id, id)
         saver = StateFile(root_dir=root_dir, id=full_id, durability=durability)
@@ -405,6 +407,13 @@ class Container(Destroyable):
 
 
 _PID_FILE_MODE = 0o644
+
+
+def _check_fields(cls: type[Container], fields: Mapping[str, object]) -> None:
+    """Refuse a misspelt argument, which would be kept as a field that nobody reads."""
+    for name in fields:
+        if name not in cls.model_fields:
+            raise TypeError(f"{cls.__name__}.new() got an unexpected keyword argument {name!r}, and has no such field")
 
 
 def _absolute(pid_file: str | os.PathLike[str]) -> str:

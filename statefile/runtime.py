@@ -170,9 +170,11 @@ def check_runtime(runtime: object) -> None:
     """Refuse a runtime that lacks a required method.
 
     Raises:
-        InvalidRuntimeError: it is a class, and no object of it.
+        InvalidRuntimeError: it is `None`, or a class and no object of it.
         UnsupportedActionError: which methods it lacks.
     """
+    if runtime is None:
+        raise InvalidRuntimeError(runtime="None", reason=f"hand over an object with {', '.join(REQUIRED)}")
     if isinstance(runtime, type):
         raise InvalidRuntimeError(runtime=runtime.__name__, reason="this is the class: hand over an object of it")
     missing = missing_methods(runtime)

@@ -521,6 +521,20 @@ def test_transaction_does_not_save_what_is_no_container(home: Path, script: Scri
     assert c.saver.state_path.read_bytes() == before
 
 
+def test_misspelt_argument_of_a_creation_is_refused(home: Path, script: Script) -> None:
+    """What is neither an argument nor a field is a `TypeError` before anything is touched, and no field that nobody reads."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'timeot'"):
+        Container.new(home, "c", runtime=script, timeot=3)
+    assert (names(home), script.asked) == ([], [])
+
+
+def test_no_runtime_is_named(home: Path) -> None:
+    """Where a runtime is needed, `None` is said to be none."""
+    with pytest.raises(InvalidRuntimeError, match="runtime None"):
+        Container.new(home, "c", runtime=None)  # type: ignore[arg-type]
+    assert names(home) == []
+
+
 class Computing(Container):
     """A subclass that computes something."""
 
@@ -731,7 +745,6 @@ def test_failed_creation_of_a_real_process(home: Path, tmp_path: Path) -> None:
         ("owner", "\udcff"),
         ("bundle_dir", "/\udcff"),
         ("console_socket", "/\udcff"),
-        ("x", {"y": object()}),
     ],
     ids=plain,
 )
