@@ -71,7 +71,10 @@ def environment_of(pid: int) -> bytes:
 
 
 def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "X"  # it has just ended
 
 
 def first_of(container: Container) -> ProcessRef:

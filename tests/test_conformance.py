@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,12 +22,13 @@ from statefile import Container, Created, ExitStatus, Presence, ProcessRef, Proc
 from statefile.process_runtime._family import is_stopped
 from statefile.runtime import REQUIRED
 from statefile.testing import FakeRuntime, _conformance_faults, conformance
+from statefile.testing._conformance_room import Room
 from statefile.testing._fake_runtime import OPTIONAL
 from statefile.testing.conformance import RuntimeConformance
 from tests import harness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from statefile.runtime import Runtime
 
@@ -59,8 +62,79 @@ class TestFakeRuntime(RuntimeConformance):
 class TestToyRuntime(RuntimeConformance):
     """The runtime in examples/ keeps what a runtime promises."""
 
+    moments = 5
+
     def make_runtime(self) -> Runtime:
         return ToyRuntime()
+
+
+class FirstOfItsNamespace(ToyRuntime):
+    """The program is PID 1 of a namespace: of what it does not catch, only SIGKILL ends it."""
+
+    def create(self, container: Container) -> Created:
+        gate = gate_of(container)
+        os.mkfifo(gate)
+        args = [*UNSHARE, "sh", "-c", 'read -r _ <"$0"; exec "$@"', str(gate), *container.spec["process"]["args"]]
+        outside = ProcessRef.of(os.posix_spawnp("unshare", args, os.environ | {"TOY": mark_of(container)}, setsid=True))
+        children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
+        init = ProcessRef.of(int(harness.until(children.read_text)))
+        line = Path(f"/proc/{init.pid}/cmdline")
+        harness.until(lambda: line.read_bytes().startswith(b"sh\0"))  # its next `exec` is the program's
+        return Created(init=init, helpers={"unshare": outside})
+
+    def start(self, container: Container) -> None:
+        while self.probe(container) == Status.CREATED:
+            with contextlib.suppress(OSError):  # nobody reads yet, or no longer
+                os.close(os.open(gate_of(container), os.O_WRONLY | os.O_NONBLOCK))
+
+    def signal(self, container: Container, number: int, *, all: bool) -> None:
+        assert container.init
+        within = [ref for ref in family_of(container) if ref not in container.helpers.values()]
+        for ref in within if all else [container.init]:
+            ref.send_signal(number)
+
+    def destroy(self, container: Container) -> None:
+        super().destroy(container)
+        gate_of(container).unlink(missing_ok=True)
+
+    def probe(self, container: Container) -> Status | str:
+        found = super().probe(container)
+        if found != Status.RUNNING or container.init is None:
+            return found
+        with contextlib.suppress(OSError):  # it has just ended: it did run
+            if os.fsencode(gate_of(container)) in Path(f"/proc/{container.init.pid}/cmdline").read_bytes().split(b"\0"):
+                return Status.CREATED
+        return Status.RUNNING
+
+    def wait(self, container: Container, timeout: float | None) -> ExitStatus | None:
+        assert container.init
+        if container.init.wait(timeout) is Presence.ALIVE:
+            raise TimeoutError
+        return None
+
+
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
+
+
+def gate_of(container: Container) -> Path:
+    """The FIFO that a created process of `FirstOfItsNamespace` waits at."""
+    return container.saver.root_dir / f".{container.id}.gate"
+
+
+@pytest.mark.root
+class TestFirstOfItsNamespace(RuntimeConformance):
+    """A runtime whose programs are PID 1 of a namespace of their own passes."""
+
+    knows_exit_status = False
+    moments = 2
+
+    @pytest.fixture(autouse=True)
+    def _namespaces(self) -> None:
+        if subprocess.run([*UNSHARE, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+            pytest.skip("needs the right to make PID namespaces")
+
+    def make_runtime(self) -> Runtime:
+        return FirstOfItsNamespace()
 
 
 # -- the broken --------------------------------------------------------------------------------------------------------
@@ -226,6 +300,35 @@ class WaitsForGood(ProcessRuntime):
         return super().wait(container, timeout and timeout * 1000)
 
 
+class SaysNumbers(ProcessRuntime):
+    """What `subprocess` would say is no `ExitStatus`."""
+
+    def wait(self, container: Container, timeout: float | None) -> Any:
+        found = super().wait(container, timeout)
+        return found and (found.code if found.code is not None else -(found.signal or 0))
+
+
+class NamesNoHelpers(ProcessRuntime):
+    """A monitor that no record names is taken for a part of the program."""
+
+    def create(self, container: Container) -> Created:
+        return Created(init=super().create(container).init)
+
+
+class StopsLater(ProcessRuntime):
+    """`pause` returns before anything has stopped."""
+
+    def pause(self, container: Container) -> None:
+        """Whoever is asked to does it some day."""
+
+
+class CreatesNothing(ToyRuntime):
+    """What `create` has to return is forgotten."""
+
+    def create(self, container: Container) -> Any:  # noqa: ARG002  # nothing is made
+        return None
+
+
 class HasNoSignal:
     """A method is missing."""
 
@@ -343,11 +446,10 @@ def kill(*refs: ProcessRef) -> None:
         ref.wait(5)
 
 
-def failures(runtime: type[Any], pattern: str) -> dict[str, str]:
+def failures(runtime: Callable[[], Any], pattern: str, *, patience: float = 2.0) -> dict[str, str]:
     """The tests of the kit, of those that match, that a runtime fails, and what they say."""
 
     class Kit(RuntimeConformance):
-        patience = 2.0
         grace = 0.05
         moments = 5
 
@@ -355,11 +457,13 @@ def failures(runtime: type[Any], pattern: str) -> dict[str, str]:
             made: Runtime = runtime()
             return made
 
+    kit = Kit()
+    kit.patience = patience
     found: dict[str, str] = {}
     for name in names_of_tests():
         if re.search(pattern, name):
             try:
-                getattr(Kit(), name)()
+                getattr(kit, name)()
             except AssertionError as error:
                 found[name.removeprefix("test_")] = str(error)
             except unittest.SkipTest:
@@ -509,7 +613,7 @@ BROKEN: list[tuple[type[Any], str, dict[str, str]]] = [
         GuessesZero,
         "wait",
         {
-            "any_number_of_processes_may_wait": "wait said exit code 0, not killed by SIGTERM",
+            "any_number_of_processes_may_wait": "wait said exit code 0, not killed by SIGKILL",
             "wait_tells_of_this_run": "exit 5 of the next of its name, wait said exit code 0, not exit code 5",
             "wait_tells_the_exit_code": "after exit 7, wait said exit code 0, not exit code 7",
             "wait_tells_the_signal": "after SIGKILL, wait said exit code 0, not killed by SIGKILL",
@@ -529,7 +633,48 @@ BROKEN: list[tuple[type[Any], str, dict[str, str]]] = [
         },
     ),
     (WaitsForGood, "its_time", {"wait_ends_when_its_time_is_up": "wait did not return within 2 s, in a process of its own"}),
-    (HasNoSignal, "required", {"every_required_method_is_there": "HasNoSignal has no method signal"}),
+    (
+        SaysNumbers,
+        "wait",
+        {
+            "any_number_of_processes_may_wait": "asked by several processes and threads, wait returned an int (-9)",
+            "wait_tells_of_this_run": "exit 5 of the next of its name, wait returned an int (5)",
+            "wait_tells_the_exit_code": "after exit 7, wait returned an int (7)",
+            "wait_tells_the_signal": "after SIGKILL, wait returned an int (-9)",
+        },
+    ),
+    (
+        NamesNoHelpers,
+        "children|daemons|lost|all_reaches|processes_are",
+        dict.fromkeys(
+            (
+                "destroy_ends_children",
+                "destroy_ends_daemons",
+                "destroy_ends_what_has_lost_its_parents",
+                "processes_are_the_living_ones",
+                "signal_to_all_reaches_every_process",
+            ),
+            "1 processes of the container are more than its program made: ",
+        ),
+    ),
+    (
+        StopsLater,
+        "tells_paused",
+        {"probe_tells_paused": "after pause, while the record said paused, probe said running, not paused"},
+    ),
+    (
+        CreatesNothing,
+        "exist",
+        {"program_that_does_not_exist_leaves_nothing": "create raised InvalidRuntimeError: "},
+    ),
+    (
+        HasNoSignal,
+        "required|exist",
+        {
+            "every_required_method_is_there": "HasNoSignal has no method signal",
+            "program_that_does_not_exist_leaves_nothing": "create raised UnsupportedActionError: ",
+        },
+    ),
 ]
 """A runtime, the tests that it is given (those whose names match), and those that it fails, with what they say."""
 
@@ -550,6 +695,65 @@ def test_broken_runtime_fails_what_it_breaks(runtime: type[Any], given: str, exp
 
 
 # -- the kit itself ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("rooms")
+def test_process_that_is_no_part_of_the_program_is_named_at_once() -> None:
+    """Who has not named a helper is shown it, and told where to name it, without waiting for the patience."""
+    began, patience = time.monotonic(), 10.0
+    said = failures(NamesNoHelpers, "signal_to_all", patience=patience)["signal_to_all_reaches_every_process"]
+    assert time.monotonic() - began < patience
+    assert re.search(r"than its program made: \d+ \([^,]*python[^,]*\)$", said, re.MULTILINE), said
+    assert "What to do: name those that are yours in Created(helpers=…)" in said
+
+
+def test_process_that_one_look_has_missed_may_end_in_its_time() -> None:
+    """A look at `/proc` can miss the child of a process that ends meanwhile: when the next one shows it, it is waited for."""
+    looks = [[], [ProcessRef.current()], [], []]
+
+    class Quiet(RuntimeConformance):
+        def make_runtime(self) -> Runtime:
+            return ToyRuntime()
+
+    room = Room(Quiet())
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(room, "alive", lambda: looks.pop(0))
+            room.all_ends("destroy", "a destroy", "look again")
+        assert looks == []
+    finally:
+        room.close()
+
+
+@pytest.mark.usefixtures("rooms")
+def test_pause_that_returns_too_early_is_told() -> None:
+    """What `probe` says after a `pause` may be the fault of either, and both are told."""
+    said = failures(StopsLater, "tells_paused")["probe_tells_paused"]
+    assert said.endswith("; or pause returned too early: when it returns, that has to be true")
+
+
+@pytest.mark.usefixtures("rooms")
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (None, "make_runtime returned None: return an object, "),
+        (ToyRuntime, "make_runtime returned the class ToyRuntime: return an object, ToyRuntime("),
+    ],
+    ids=["none", "class"],
+)
+def test_kit_without_an_object_fails_in_every_test(made: Any, said: str) -> None:
+    """Where `make_runtime` returns no object every test says so: none is passed, and none is skipped."""
+    found = failures(lambda: made, "")
+    assert len(found) == len(names_of_tests())
+    assert {name for name, told in found.items() if not told.startswith(said)} == set()
+
+
+def test_kit_says_what_an_author_may_say() -> None:
+    """All that an author may override is in the docstring of the class that is inherited, with a sentence each."""
+    text = inspect.getdoc(RuntimeConformance) or ""
+    names = [name for name in dir(RuntimeConformance) if not name.startswith(("test_", "_"))]
+    assert len(names) == 9
+    assert [name for name in names if not re.search(rf"^(    {name}: \w|`{name}\()", text, re.MULTILINE)] == []
 
 
 def test_every_test_of_the_kit_is_failed_by_some_runtime() -> None:

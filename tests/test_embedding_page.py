@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from statefile.runtime import REQUIRED, Runtime
+from statefile import NotFoundError, StateDir
+from statefile.runtime import REQUIRED, Created, Runtime
 from statefile.testing.conformance import RuntimeConformance
 from tests import pages
 
@@ -44,3 +46,28 @@ def test_page_names_what_an_author_may_say() -> None:
     table = re.findall(r"^ *\| `(\w+)\(.*?\| .* \|$", Runtime.__doc__ or "", re.MULTILINE)
     assert len(table) == 9
     assert [name for name in (*REQUIRED, *table) if f"`{name}`" not in TEXT and f"def {name}(" not in TEXT] == []
+
+
+def test_page_says_how_to_name_a_helper() -> None:
+    """Where the kit sends an author, the page says what to write: `helpers`, by that name, in `Created`."""
+    assert "helpers" in {field.name for field in dataclasses.fields(Created)}
+    assert re.search(r"`Created\(init=…, helpers=\{\"monitor\": ProcessRef\.of\(pid\)\}\)`", TEXT)
+
+
+def test_page_says_where_a_runtime_may_have_files(root: Path) -> None:
+    """A directory called as the page says is passed over by what looks under a root, also beside a container of its name."""
+    found = re.search(r"such as `(\.[\w-]+)`: no container's files", TEXT)
+    assert found
+    kept = root / found[1] / "kept"
+    kept.parent.mkdir()
+    kept.touch()
+    states = StateDir(root)
+    assert (states.ids(), list(states.load_all(dict)), states.sweep()) == ([], [], [])
+    with pytest.raises(NotFoundError):
+        states.resolve(found[1])
+    with states.state_file(found[1]).hold_for_new() as file:
+        file.save_locked({"is": "there"})
+    assert [str(full_id.container_id) for full_id in states.ids()] == [found[1]]
+    states.state_file(found[1]).destroy()
+    states.sweep()
+    assert kept.exists()

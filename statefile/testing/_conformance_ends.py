@@ -96,10 +96,9 @@ class Ends(Conditions):
         if shutil.which("setsid") is None:
             raise unittest.SkipTest("needs the program setsid")
         made = room.run(f"(setsid sleep 1000 &); echo >> ready; {SLEEPS}")
-        room.comes(
-            lambda: room.lines("ready") and len(room.alive(helpers=False)) == 2,  # noqa: PLR2004  # itself, and the daemon
-            *("start", "after start, the program did not start its daemon", "see the other tests of start"),
-        )
+        wrong, advice = "after start, the program did not start its daemon", "see the other tests of start"
+        room.comes(lambda: room.lines("ready"), "start", wrong, advice)
+        room.numbers([], 2, made, wrong, advice)  # itself, and the daemon
         with calling("destroy", "destroy"):
             made.destroy()
         room.nothing_runs("destroy", "destroy of a program with a daemon", _FIND)
@@ -151,6 +150,10 @@ class Ends(Conditions):
 
     def _is(self, found: object, truth: ExitStatus, when: str, advice: str) -> None:
         """It is the true one, or unknown if the runtime may not know."""
+        kind = type(found).__name__
+        wrong = f"{when}, wait returned {_a(kind)} ({found!r:.80})"
+        advice_on_kind = "return ExitStatus(code=7), ExitStatus.from_wait_status(…) or, if nobody knows, None"
+        check(found is None or isinstance(found, ExitStatus), "wait", wrong, advice_on_kind)
         if found is None and not self.knows_exit_status:
             return
         if found is None:
@@ -183,22 +186,24 @@ class Ends(Conditions):
     def test_any_number_of_processes_may_wait(self, room: Room) -> None:
         """All who wait learn the same, in this process and in others, during its life and long after."""
         room.needs("wait")
-        truth = ExitStatus(signal=15)
+        truth = ExitStatus(signal=9)
         made = room.run()
         with calling("wait", "wait"):
             actors = [room.actor(lambda: room.load().wait(self.patience)) for _ in range(2)]
             threads = [_Waiting(room.runtime, made, self.patience) for _ in range(2)]  # after the forks, which know no threads
-            made.signal(signal.SIGTERM)
+            made.signal(signal.SIGKILL)  # the one signal that ends a process whatever it is
             room.gone(made)
-            found: list[object] = [str(thread.result()) for thread in threads]
+            found = [thread.result() for thread in threads]
+            found.append(room.runtime.wait(made, self.patience))
             actors.append(room.actor(lambda: room.load().wait(self.patience)))
-            found += [actor.said("wait") for actor in actors]
-            found.append(str(room.runtime.wait(made, self.patience)))
-        for said in found:
-            status = None if said == "None" else truth if said == str(truth) else said
-            self._is(
-                status, truth, "asked by several processes and threads", "waitpid is for one parent: write down what it says"
-            )
+            told = [actor.said("wait") for actor in actors]
+        when, advice = "asked by several processes and threads", "waitpid is for one parent: write down what it says"
+        for one in found:
+            self._is(one, truth, when, advice)
+        for said in told:
+            if said != str(truth):
+                check(said == "None", "wait", f"{when}, wait said {said:.80}, not {truth}", advice)
+                self._is(None, truth, when, advice)
 
     @promise
     def test_wait_ends_when_its_time_is_up(self, room: Room) -> None:
@@ -260,11 +265,17 @@ class Ends(Conditions):
             check(found != ExitStatus(code=code), "wait", wrong, _WHOSE)
 
 
+def _a(name: str) -> str:
+    """It, with its article."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 class _Waiting:
     """A thread that waits."""
 
     def __init__(self, runtime: Any, container: Container, timeout: float) -> None:  # noqa: ANN401  # `wait` is optional
         self._found: object = None
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._wait, args=(runtime, container, timeout), daemon=True)
         self._thread.start()
 
@@ -272,9 +283,11 @@ class _Waiting:
         try:
             self._found = runtime.wait(container, timeout)
         except BaseException as error:  # noqa: BLE001  # it is told
-            self._found = f"{type(error).__name__}: {error}"
+            self._error = error
 
     def result(self) -> object:
-        """What it was told."""
+        """What it was told; its exception is raised."""
         self._thread.join()
+        if self._error is not None:
+            raise self._error
         return self._found

@@ -82,10 +82,10 @@ class Options(Conditions):
     def _pause_and_resume(self, room: Room, made: Container, after: Status) -> None:
         with calling("pause", "pause"):
             made.pause()
-        probed(room, made, Status.PAUSED, "after pause")
+        probed(room, made, Status.PAUSED, "after pause", early="pause")
         with calling("resume", "resume"):
             made.resume()
-        probed(room, made, after, "after resume")
+        probed(room, made, after, "after resume", early="resume")
 
     # -- what asks or adds ---------------------------------------------------------------------------------------------
 

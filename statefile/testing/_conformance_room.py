@@ -20,8 +20,9 @@ from statefile._container import Container
 from statefile._lifecycle import Status
 from statefile._process import Presence, ProcessRef
 from statefile._state_dir import StateDir
+from statefile.errors import InvalidRuntimeError, UnsupportedActionError
 from statefile.testing._conformance_actors import Actor
-from statefile.testing._conformance_faults import broken, calling, check, shown
+from statefile.testing._conformance_faults import broken, calling, check, command_of, descends, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,18 +37,7 @@ _LOOK_AGAIN = 0.002
 
 
 class Conditions:
-    """What an author says about a runtime: `make_runtime`, and whatever else of this is not so.
-
-    Attributes:
-        patience: seconds after which what has not happened will not happen.
-        grace: seconds in which what must not happen would have happened.
-        runs_programs: whether the program of a spec is one of this machine, which sees this machine's files. If not, what
-            only a program can show is skipped.
-        knows_exit_status: whether `wait` always knows how a first process has ended that was not in the way of anything. If
-            not, `None` (unknown) will do, but never a wrong one.
-        moments: at how many moments each, creators and starters are killed.
-        resources: what `update` is asked for.
-    """
+    """What an author says about a runtime, documented at `RuntimeConformance`, where authors look."""
 
     patience: float = 10.0
     grace: float = 0.2
@@ -98,7 +88,7 @@ class Room:
         self._actors: list[Actor] = []
         self._made: list[Container] = []
         try:
-            self.runtime: Any = conditions.make_runtime()  # what a runtime may lack is in no protocol
+            self.runtime: Any = an_object(conditions.make_runtime())  # what a runtime may lack is in no protocol
         except BaseException:
             shutil.rmtree(self.base)
             raise
@@ -152,7 +142,10 @@ class Room:
     def attempt(self, spec: dict[str, Any]) -> Container | None:
         """A created container, or `None` if the runtime refuses the spec."""
         try:
-            made = Container.new(self.root, self.name(), spec=spec, runtime=self.runtime)
+            with calling("create", "create", only=(InvalidRuntimeError, UnsupportedActionError)):
+                made = Container.new(self.root, self.name(), spec=spec, runtime=self.runtime)
+        except AssertionError:
+            raise  # the container has refused, and not the runtime
         except Exception:  # noqa: BLE001  # it may refuse in its own words
             return None
         self._made.append(made)
@@ -232,6 +225,26 @@ class Room:
             check(time.monotonic() < end, method, f"{wrong} (within {self.conditions.patience:g} s)", advice)
             time.sleep(_LOOK_AGAIN)
 
+    def numbers(self, before: Sequence[ProcessRef], number: int, made: Container, wrong: str, advice: str) -> None:
+        """Wait until the containers have `number` processes more than there were `before`, those of `made`.
+
+        The program has made its children by now: what is too many for longer than it takes to come and go is no part of it.
+        """
+        __tracebackhide__ = True  # for pytest: the line of the test says more
+        conditions = self.conditions
+        begin = fitted = time.monotonic()
+        while len(found := [ref for ref in self.alive(helpers=False) if ref not in before]) != number:
+            now = time.monotonic()
+            if len(found) < number:
+                check(now - begin < conditions.patience, "start", f"{wrong} (within {conditions.patience:g} s)", advice)
+                fitted = now
+            elif now - fitted > max(conditions.grace, conditions.patience / 10):
+                others = [ref for ref in found if not descends(ref, init_of(made)) and command_of(ref) != "sleep 1000"]
+                many = f"{len(found) - number} processes of the container are more than its program made"
+                remedy = "name those that are yours in Created(helpers=…), or let them end by themselves"
+                raise broken("create", f"{many}: {shown(others or found)}", remedy)
+            time.sleep(_LOOK_AGAIN)
+
     def stays(self, holds: Callable[[], object], method: str, wrong: str, advice: str) -> None:
         """Look until the grace is over that it `holds`."""
         __tracebackhide__ = True  # for pytest: the line of the test says more
@@ -251,8 +264,13 @@ class Room:
         """Nothing of the room's containers runs, at once or soon."""
         __tracebackhide__ = True  # for pytest: the line of the test says more
         end = time.monotonic() + self.conditions.patience
-        while self.alive() and time.monotonic() < end:
+        # Two looks: while the first is taken a process may end whose child has come too late to be listed.
+        while self.alive() or self.alive():
+            if time.monotonic() > end:
+                break
             time.sleep(_LOOK_AGAIN)
+        else:
+            return
         self.nothing_runs(method, after, advice)
 
     # -- actors --------------------------------------------------------------------------------------------------------
@@ -306,6 +324,17 @@ class Room:
         for ref in known:
             with contextlib.suppress(ChildProcessError):  # it is no child of this process
                 os.waitpid(ref.pid, os.WNOHANG)
+
+
+def an_object(runtime: object) -> object:
+    """What `make_runtime` has returned, if it is something that can have methods."""
+    __tracebackhide__ = True  # for pytest: the line of the test says more
+    if runtime is None:
+        raise AssertionError("make_runtime returned None: return an object, with the methods of a runtime")
+    if isinstance(runtime, type):
+        name = runtime.__name__
+        raise AssertionError(f"make_runtime returned the class {name}: return an object, {name}(…)")  # noqa: TRY004  # a failure
+    return runtime
 
 
 def init_of(container: Container) -> ProcessRef:

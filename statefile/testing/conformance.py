@@ -22,12 +22,22 @@ __all__ = ["RuntimeConformance"]
 
 
 class RuntimeConformance(Crashes, Ends, Options, Life):
-    """Inherit, and say which runtime: `make_runtime`.
+    """Inherit, and say which runtime: `make_runtime`. What else is not as assumed here, a class says by overriding it.
 
-    A runtime that lives in a world of its own says so by overriding these, which are documented at `Conditions`:
-    `make_spec` and `shell` (how a program is said in a spec), `runs_programs`, `knows_exit_status`, `patience` and `grace` (in
-    seconds), `moments`, `resources`.
+    `make_runtime()` is called again and again, in other processes too: what one object does another has to find. Where
+    processes end with the object that made them, return one object a test.
 
-    It is called with `make_runtime` again and again, in other processes too: what one object does another has to find. A
-    runtime whose processes end with the object that made them returns one object a test.
+    `make_spec(args)` returns the spec of a container whose program is `args`: `{"process": {"args": [...]}}`.
+
+    `shell(script)` returns the arguments of a program that runs a script of `sh`, in which `sleep` is found: `/bin/sh -c`.
+
+    Attributes:
+        patience: seconds after which what has not happened will not happen.
+        grace: seconds in which what must not happen would have happened.
+        runs_programs: whether the program of a spec is one of this machine: it sees this machine's files, and this machine's
+            `/proc` shows it. If not, what only a program can show is skipped.
+        knows_exit_status: whether `wait` always knows how a first process has ended that was not in the way of anything. If
+            not, `None` (unknown) will do, but never a wrong one.
+        moments: at how many moments each, creators and starters are killed.
+        resources: what `update` is asked for.
     """
