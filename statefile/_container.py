@@ -6,12 +6,11 @@ The lock is held for every change, but for while OCI hooks run: a hook may ask f
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import signal as _signal
 from typing import TYPE_CHECKING, Any, Self
 
 from statefile import _atomic, _oom
+from statefile._arguments import absolute_path, check_fields, check_signal
 from statefile._codec import build
 from statefile._container_state import Pending, now, user_name
 from statefile._destruction import Destroyable
@@ -24,13 +23,16 @@ from statefile._process import Presence, ProcessRef
 from statefile._state_dir import StateDir
 from statefile._state_file import Durability, StateFile
 from statefile._waiter import Deadline
-from statefile.errors import SpecError, StateIOError
+from statefile.errors import SpecError
 from statefile.oci import State, sandbox_joined
 from statefile.runtime import ExitStatus, Runtime, check_runtime, checked_created
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
+
+
+PID_FILE_MODE = 0o644
 
 
 class Container(Destroyable):
@@ -77,8 +79,8 @@ class Container(Destroyable):
         """
         check_runtime(runtime)
         check_hooks(spec)
-        _check_fields(cls, fields)
-        pid_path = None if pid_file is None else _absolute(pid_file)
+        check_fields(cls, fields)
+        pid_path = absolute_path(pid_file)
         full_id = id if isinstance(id, FullID) else FullID(sandbox_joined(spec) or id, id)
         saver = StateFile(root_dir=root_dir, id=full_id, durability=durability)
         container = build(
@@ -233,8 +235,7 @@ class Container(Destroyable):
             InvalidTransitionError: its status does not allow it; nothing was sent.
             UnsupportedActionError: the runtime does not tell which `processes` it has, as is needed for one and for a group.
         """
-        if not _is_signal(number):
-            raise ValueError(f"there is no signal {number!r}: give its number, such as signal.SIGTERM")
+        check_signal(number)
         if all and (process is not None or group):
             raise ValueError("all=True is for all processes: give neither process nor group with it")
         self.refresh()
@@ -387,7 +388,7 @@ class Container(Destroyable):
     def _finish_locked(self, pid_file: str | None) -> None:
         self._settle_locked(LIFECYCLE[Status.CREATING][Action.CREATE])
         if pid_file is not None and self.init is not None:
-            _atomic.replace(pid_file, str(self.init.pid).encode(), durable=False, mode=_PID_FILE_MODE)
+            _atomic.replace(pid_file, str(self.init.pid).encode(), durable=False, mode=PID_FILE_MODE)
 
     def _begin(self, action: Action, timeout: float | None, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
         """Start it, in one way or another, and then, without the lock, do what follows: the scores, and the hooks."""
@@ -404,24 +405,3 @@ class Container(Destroyable):
             with noting(error):
                 self._destroy_this_run()
             raise
-
-
-_PID_FILE_MODE = 0o644
-
-
-def _check_fields(cls: type[Container], fields: Mapping[str, object]) -> None:
-    """Refuse a misspelt argument, which would be kept as a field that nobody reads."""
-    for name in fields:
-        if name not in cls.model_fields:
-            raise TypeError(f"{cls.__name__}.new() got an unexpected keyword argument {name!r}, and has no such field")
-
-
-def _absolute(pid_file: str | os.PathLike[str]) -> str:
-    path = os.path.abspath(os.fsdecode(pid_file))
-    if "\0" in path:
-        raise StateIOError(path=path, operation="write", errno=errno.EINVAL)
-    return path
-
-
-def _is_signal(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 < number < _signal.NSIG

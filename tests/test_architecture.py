@@ -34,7 +34,7 @@ BANDS = {
     "rules": ("errors", "_log", "_ids", "_lifecycle", "_storable"),
     "system": ("_lock", "_claim", "_turn", "_holder", "_waiter", "_atomic", "_process", "_record", "_codec"),
     "objects": (
-        *("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_forwarding"),
+        *("_place", "_state_file", "_state_dir", "oci", "runtime", "_hooks", "_oom", "_forwarding", "_arguments"),
         *("_container_state", "_driving", "_destruction", "_container"),
     ),
     "faces": ("aio", "process_runtime", "testing", "pytest_plugin", "interop", "__main__"),

@@ -6,17 +6,18 @@ import contextlib
 import importlib.metadata
 import os
 import re
+import subprocess
+import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar, NamedTuple
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from statefile import Presence, ProcessRef
 from tests.pages import the_plugin
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 pytest_plugins = ["pytester"]
 
@@ -31,33 +32,79 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-    """Runs pytest on the text of one test file, in a process of its own: an inner run in ours would unload what it loaded."""
-
-    def run_text(text: str, *options: str) -> pytest.RunResult:
-        pytester.makepyfile(test_inner=PREAMBLE + text)
-        return pytester.runpytest_subprocess(*OPTIONS, *options)
-
-    return run_text
-
-
 PREAMBLE = """
-import os, signal, subprocess, sys, threading
+import multiprocessing, os, signal, subprocess, sys, threading
 from pathlib import Path
 import pytest
 from statefile import Container, ProcessRef, ProcessRuntime, StateDir, StateFile, Status, testing
 
+HERE = Path(__file__).parent
 SLEEP = {"process": {"args": ["/bin/sleep", "100"]}}
 """
 
 
-def left_in(result: pytest.RunResult) -> list[str]:
-    """What the run says that a test left behind; the run has one test, and it failed for nothing else."""
-    result.assert_outcomes(passed=1, errors=1)
-    said = result.stdout.str()
-    assert said.count("the test left something behind, which is cleaned up now:") == 1
-    return re.findall(r"^(?:E +)?- (.+)$", said, re.MULTILINE)
+class Said(NamedTuple):
+    """What the inner run said of one test: how many reports of each kind, and what went wrong."""
+
+    outcomes: Counter[str]
+    messages: list[str]
+
+
+class InnerRun:
+    """One run of pytest for all the small test files here, each in a directory of its own, in a process of its own."""
+
+    files: ClassVar[dict[str, tuple[str, str]]] = {}
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        for name, (text, conftest) in self.files.items():
+            (where / name).mkdir()
+            (where / name / f"test_{name}.py").write_text(PREAMBLE + text)
+            (where / name / "conftest.py").write_text(PREAMBLE + conftest if conftest else "")
+        report = where / "report.xml"
+        options = ["--rootdir=.", f"--junitxml={report}", f"--basetemp={where}/.tmp", *OPTIONS]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
+        for name in [name for name in environment if name.startswith("PYTEST_") or name in {"CI", "BUILD_NUMBER"}]:
+            del environment[name]
+        command = [sys.executable, "-m", "pytest", *options]
+        done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=50)
+        assert report.exists(), done.stdout + done.stderr
+        self.said: dict[str, Said] = {name: Said(Counter(), []) for name in self.files}
+        for case in ET.parse(report).iter("testcase"):
+            said = self.said[(case.get("classname") or "").split(".")[0]]
+            trouble = [part for part in case if part.tag in {"failure", "error", "skipped"}]
+            if not any(part.tag in {"failure", "skipped"} or "setup" in (part.get("message") or "") for part in trouble):
+                said.outcomes["passed"] += 1
+            said.outcomes.update(part.tag for part in trouble)
+            said.messages.extend(part.text or "" for part in trouble)
+
+    def passed(self, name: str, count: int = 1) -> None:
+        """Assert that the tests of that file passed, so many, and left nothing."""
+        assert self.said[name].outcomes == {"passed": count}, self.said[name].messages
+
+    def left(self, name: str) -> list[str]:
+        """What the one test in that file left behind: it is said once, and went wrong in no other way."""
+        outcomes, messages = self.said[name]
+        assert {**outcomes} == {"passed": 1, "error": 1}, messages
+        assert messages[0].count("the test left something behind, which is cleaned up now:") == 1
+        return re.findall(r"^- (.+)$", messages[0], re.MULTILINE)
+
+    def noted(self, name: str) -> str:
+        """What the test wrote down."""
+        return (self.where / name / "noted").read_text()
+
+
+def inner(name: str, text: str, *, conftest: str = "") -> str:
+    """A test file for the inner run; its name."""
+    assert name not in InnerRun.files
+    InnerRun.files[name] = (text, conftest)
+    return name
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> InnerRun:
+    """The inner run."""
+    return InnerRun(tmp_path_factory.mktemp("inner"))
 
 
 def assert_gone(pid: int | str) -> None:
@@ -68,10 +115,9 @@ def assert_gone(pid: int | str) -> None:
 
 # -- what the fixtures give --------------------------------------------------------------------------------------------
 
-
-def test_each_test_has_its_own(run: Callable[..., pytest.RunResult]) -> None:
-    """Each test gets an empty root, a runtime without calls and containers that are its own; afterwards all are gone."""
-    result = run("""
+inner(
+    "own",
+    """
 seen = []
 
 @pytest.mark.parametrize("turn", [1, 2])
@@ -90,13 +136,51 @@ def test_after():
     for root, init in seen:
         assert not root.exists()
         assert init.presence().value == "gone"
-""")
-    result.assert_outcomes(passed=3)
+""",
+)
 
 
-def test_a_runtime_of_ones_own_for_one_container(run: Callable[..., pytest.RunResult]) -> None:
-    """A container that the factory makes with another runtime is driven, and destroyed, by that one."""
-    result = run("""
+def test_each_test_has_its_own(run: InnerRun) -> None:
+    """Each test gets an empty root, a runtime without calls and containers that are its own; afterwards all are gone."""
+    run.passed("own", 3)
+
+
+inner(
+    "ids",
+    """
+def test_it(container_factory, statefile_root, fake_runtime):
+    assert container_factory("c1").id == "c1"
+    Container.new(statefile_root, "c3", spec=SLEEP, runtime=testing.FakeRuntime())
+    assert [container_factory().id, container_factory().id] == ["c2", "c4"]
+    Container.remove(statefile_root, "c3", runtime=fake_runtime)
+""",
+)
+
+
+def test_ids_are_the_next_that_are_free(run: InnerRun) -> None:
+    """A container without an ID gets the next one that no container has, whoever made that."""
+    run.passed("ids")
+
+
+inner(
+    "misspelt",
+    """
+def test_it(container_factory, statefile_root):
+    with pytest.raises(TypeError, match="no field 'stauts' of Container: did you mean status?"):
+        container_factory(stauts="paused")
+    assert StateDir(statefile_root).ids() == []
+""",
+)
+
+
+def test_a_misspelt_keyword_is_refused(run: InnerRun) -> None:
+    """A keyword of the factory that nobody knows is an error that says what was meant, and nothing is made."""
+    run.passed("misspelt")
+
+
+inner(
+    "other",
+    """
 def test_it(container_factory, fake_runtime):
     with testing.FakeRuntime() as other:
         one = container_factory(runtime=other)
@@ -104,23 +188,33 @@ def test_it(container_factory, fake_runtime):
         assert other.calls
         assert not fake_runtime.calls
         one.destroy()
-""")
-    result.assert_outcomes(passed=1)
+""",
+)
 
 
-def test_what_a_test_destroyed_itself_is_left_alone(run: Callable[..., pytest.RunResult]) -> None:
-    """A container of the factory's may be destroyed by the test, and its ID taken anew by the code under test."""
-    result = run("""
+def test_a_runtime_of_ones_own_for_one_container(run: InnerRun) -> None:
+    """A container that the factory makes with another runtime is driven, and destroyed, by that one."""
+    run.passed("other")
+
+
+inner(
+    "destroyed",
+    """
 def test_it(container_factory, statefile_root, fake_runtime):
     container_factory("web").destroy()
     container_factory("web", status=Status.RUNNING)
-""")
-    result.assert_outcomes(passed=1)
+""",
+)
 
 
-def test_what_the_factory_made_is_no_leak(run: Callable[..., pytest.RunResult]) -> None:
-    """A container of the factory's may be left in any status and after any accident, also if it cannot be destroyed."""
-    result = run("""
+def test_what_a_test_destroyed_itself_is_left_alone(run: InnerRun) -> None:
+    """A container of the factory's may be destroyed by the test, and its ID taken anew by the factory."""
+    run.passed("destroyed")
+
+
+inner(
+    "factory",
+    """
 @pytest.mark.parametrize("status", ["creating", "created", "running", "paused", "stopped"])
 def test_status(container_factory, status):
     container_factory(status=status)
@@ -138,8 +232,13 @@ def test_script(container_factory, fake_runtime):
     container.execute(["sh"])
     with testing.held_lock(container):
         testing.corrupt(container, "truncated")
-""")
-    result.assert_outcomes(passed=12)
+""",
+)
+
+
+def test_what_the_factory_made_is_no_leak(run: InnerRun) -> None:
+    """A container of the factory's may be left in any status and after any accident, also if it cannot be destroyed."""
+    run.passed("factory", 12)
 
 
 OVERRIDES = {
@@ -171,38 +270,46 @@ def fake_runtime(fake_runtime):
 @pytest.fixture
 def container_factory(statefile_root, fake_runtime):
     def mine(*args, **kwargs):
-        return testing.make_container(statefile_root, *args, runtime=fake_runtime, annotations={}, **kwargs)
+        return testing.make_container(statefile_root, *args, runtime=fake_runtime, **kwargs)
     mine.name = "mine"
     return mine
 """,
 }
 
 
-@pytest.mark.parametrize("override", OVERRIDES)
-def test_each_fixture_can_be_overridden(override: str, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
-    """What a conftest has in the place of a fixture, or on top of it, is what the other fixtures use."""
-    pytester.makeconftest(PREAMBLE + OVERRIDES[override])
-    fixture = override.partition(",")[0]
-    result = run(f"""
+def slug(name: str) -> str:
+    """As a module is called."""
+    return "_".join(re.findall(r"\w+", name))
+
+
+for _override, _conftest in OVERRIDES.items():
+    _fixture = _override.partition(",")[0]
+    inner(
+        slug("override " + _override),
+        f"""
 def test_it(statefile_root, fake_runtime, container_factory, request):
-    found = request.getfixturevalue({fixture!r})
-    assert getattr(found, "name", "") == "mine"
-    if {fixture!r} == "container_factory":
-        return
+    assert getattr(request.getfixturevalue({_fixture!r}), "name", "") == "mine"
     container = container_factory()
     assert container.saver.state_path.parent == statefile_root
     container.pause()
     assert fake_runtime.calls
-""")
-    result.assert_outcomes(passed=1)
+    container.destroy()
+""",
+        conftest=_conftest,
+    )
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_each_fixture_can_be_overridden(override: str, run: InnerRun) -> None:
+    """What a conftest has in the place of a fixture, or on top of it, is what the other fixtures use."""
+    run.passed(slug("override " + override))
 
 
 # -- what a test leaves ------------------------------------------------------------------------------------------------
 
-
-def test_a_record_is_no_leak(run: Callable[..., pytest.RunResult]) -> None:
-    """Containers without a living process, states without a container and files of the test's own may stay."""
-    result = run("""
+inner(
+    "records",
+    """
 def test_it(statefile_root, fake_runtime):
     gone = Container.new(statefile_root, "gone", spec=SLEEP, runtime=fake_runtime)
     gone.start()
@@ -215,85 +322,215 @@ def test_it(statefile_root, fake_runtime):
     with file.hold_for_new():
         file.save_locked({"a": 1})
     (statefile_root / "notes.txt").write_text("mine")
-""")
-    result.assert_outcomes(passed=1)
+""",
+)
 
 
-def test_a_process_left_running_is_named_and_ended(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
-    """A real process of a container that the code under test made and left fails that test, with its name, status and PID."""
-    result = run("""
+def test_a_record_is_no_leak(run: InnerRun) -> None:
+    """Containers without a living process, states without a container and files of the test's own may stay."""
+    run.passed("records")
+
+
+inner(
+    "fixtures",
+    """
+@pytest.fixture
+def web(statefile_root, fake_runtime):
+    container = Container.new(statefile_root, "web", runtime=fake_runtime)
+    yield container
+    container.destroy()
+
+@pytest.fixture
+def real(statefile_root):
+    container = Container.new(statefile_root, "real", spec=SLEEP, runtime=ProcessRuntime())
+    yield container
+    container.destroy()
+
+@pytest.fixture
+def lock(statefile_root):
+    with StateFile(root_dir=statefile_root, id="lock").hold_for_new():
+        yield
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_it(web, real, lock, fake_runtime, turn):
+    web.start()
+    real.start()
+
+def test_runtime_goes_first(statefile_root, real, fake_runtime):
+    real.start()
+""",
+)
+
+
+def test_what_a_fixture_cleans_up_is_no_leak(run: InnerRun) -> None:
+    """What a test's own fixture made with ours, and ends after the test, is there until then, and is no leak."""
+    run.passed("fixtures", 3)
+
+
+inner(
+    "real",
+    """
 def test_it(statefile_root):
     container = Container.new(statefile_root, "web", spec=SLEEP, runtime=ProcessRuntime())
     container.start()
-    Path("pids").write_text(f"{container.init.pid} {container.helpers['monitor'].pid}")
-""")
-    (said,) = left_in(result)
-    first, monitor = (pytester.path / "pids").read_text().split()
-    assert said.startswith("container web, running: ")
-    assert f"pid {first} (/bin/sleep 100)" in said
-    assert said.endswith("destroy it, or make it with container_factory")
+    (HERE / "noted").write_text(f"{container.init.pid} {container.helpers['monitor'].pid}")
+""",
+)
+
+
+def test_a_process_left_running_is_named_and_ended(run: InnerRun) -> None:
+    """A real process of a container that the code under test made and left fails that test, with its name, status and PID."""
+    (said,) = run.left("real")
+    first, monitor = run.noted("real").split()
+    assert said == (
+        f"container web, running: pid {first} (/bin/sleep 100), pid {monitor} (its monitor) still run; "
+        "destroy it, or make it with container_factory"
+    )
     assert_gone(first)
     assert_gone(monitor)
 
 
-@pytest.mark.parametrize("fixtures", ["statefile_root, fake_runtime", "fake_runtime, statefile_root"])
-def test_a_process_of_the_fake_runtime_is_named_and_ended(
-    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, fixtures: str
-) -> None:
-    """A container that the code under test left with the fake runtime fails that test, whichever fixture it names first."""
-    result = run(f"""
-def test_it({fixtures}):
-    container = Container.new(statefile_root, "web", spec=SLEEP, runtime=fake_runtime)
-    Path("pid").write_text(str(container.init.pid))
-""")
-    (said,) = left_in(result)
-    pid = (pytester.path / "pid").read_text()
-    assert re.match(rf"container web, created: pid {pid} \(.+\) still runs; ", said)
+# How the fixtures are named, and what stands in their place.
+FAKES = {
+    "root first": ("statefile_root, fake_runtime", ""),
+    "runtime first": ("fake_runtime, statefile_root", ""),
+    "root first, runtime overridden": ("statefile_root, fake_runtime", OVERRIDES["fake_runtime"]),
+    "runtime first, runtime overridden": ("fake_runtime, statefile_root", OVERRIDES["fake_runtime"]),
+    "root first, root overridden": ("statefile_root, fake_runtime", OVERRIDES["statefile_root"]),
+    "runtime first, root overridden": ("fake_runtime, statefile_root", OVERRIDES["statefile_root"]),
+    "all of the module": (
+        "statefile_root, fake_runtime",
+        """
+@pytest.fixture(scope="module")
+def statefile_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("mine")
+
+@pytest.fixture(scope="module")
+def fake_runtime():
+    with testing.FakeRuntime() as runtime:
+        yield runtime
+""",
+    ),
+}
+MAKERS = {
+    "here": "make()",
+    "in a child": "child = multiprocessing.get_context('fork').Process(target=make); child.start(); child.join()",
+    "in a child that crashed": "testing.run_to_crash('result saved', make)",
+}
+for _way, (_fixtures, _conftest) in FAKES.items():
+    for _maker, _code in MAKERS.items():
+        inner(
+            slug(f"fake {_way} {_maker}"),
+            f"""
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+def test_it({_fixtures}):
+    def make():
+        container = Container.new(statefile_root, "web", spec=SLEEP, runtime=fake_runtime)
+        (HERE / "noted").write_text(str(container.init.pid))
+    make_and_note = make
+    if {_maker!r} == "in a child that crashed":
+        def make():
+            runtime = fake_runtime
+            Container.new(statefile_root, "web", spec=SLEEP, runtime=runtime)
+    {_code}
+    if make is not make_and_note:
+        (HERE / "noted").write_text(str(Container.load(statefile_root, "web", skip_check=True).init.pid))
+""",
+            conftest=_conftest,
+        )
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("way", FAKES)
+def test_a_process_of_the_fake_runtime_is_named_and_ended(run: InnerRun, way: str, maker: str) -> None:
+    """A container left with the fake runtime fails the test, whoever made it, whichever fixture is first or overridden."""
+    name = slug(f"fake {way} {maker}")
+    said = [line for line in run.left(name) if not line.startswith("file ")]
+    pid = run.noted(name)
+    assert said == [f"container web, created: pid {pid} (cat) still runs; destroy it, or make it with container_factory"]
     assert_gone(pid)
 
 
-def test_a_process_under_a_root_of_ones_own_is_found(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
-    """What the fake runtime still runs fails the test wherever its record is, also if no record names the process."""
-    result = run("""
+inner(
+    "elsewhere",
+    """
 def test_it(tmp_path, fake_runtime):
     container = Container.new(tmp_path / "mine", "web", spec=SLEEP, runtime=fake_runtime)
-    Path("pid").write_text(str(container.init.pid))
+    (HERE / "noted").write_text(str(container.init.pid))
     with container.saver.transaction(Container) as record:
         record.status, record.init = "creating", None
-""")
-    (said,) = left_in(result)
-    pid = (pytester.path / "pid").read_text()
-    assert said.startswith(f"container web, creating: pid {pid} (cat) still runs; ")
-    assert_gone(pid)
-
-
-@pytest.mark.parametrize(
-    ("damage", "status"),
-    [
-        ("container.saver.state_path.unlink()", "without a readable record"),
-        ("container.saver.state_path.write_text('{')", "without a readable record"),
-    ],
-    ids=["no record", "a torn record"],
+""",
 )
-def test_a_process_without_a_record_is_named_and_ended(
-    damage: str, status: str, run: Callable[..., pytest.RunResult], pytester: pytest.Pytester
-) -> None:
-    """A process whose record is gone, or can no longer be read, is found all the same."""
-    result = run(f"""
+
+
+def test_a_process_under_a_root_of_ones_own_is_found(run: InnerRun) -> None:
+    """What the fake runtime still runs fails the test wherever its record is, also if no record names the process."""
+    (said,) = run.left("elsewhere")
+    assert said.startswith(f"container web, creating: pid {run.noted('elsewhere')} (cat) still runs; ")
+    assert_gone(run.noted("elsewhere"))
+
+
+inner(
+    "overridden_real",
+    """
+def test_it(statefile_root):
+    container = Container.new(statefile_root, "web", spec=SLEEP, runtime=ProcessRuntime())
+    (HERE / "noted").write_text(str(container.init.pid))
+""",
+    conftest=OVERRIDES["statefile_root"],
+)
+
+
+def test_an_overridden_root_is_watched(run: InnerRun) -> None:
+    """A real process under a root that a conftest has put in the place of ours fails the test too, and is ended."""
+    (said,) = run.left("overridden_real")
+    assert said.startswith(f"container web, created: pid {run.noted('overridden_real')} (")
+    assert_gone(run.noted("overridden_real"))
+
+
+inner(
+    "replaced",
+    """
+def test_it(container_factory, statefile_root, fake_runtime):
+    container_factory("web").destroy()
+    container = Container.new(statefile_root, "web", spec=SLEEP, runtime=fake_runtime)
+    (HERE / "noted").write_text(str(container.init.pid))
+""",
+)
+
+
+def test_another_container_of_the_same_id_is_a_leak(run: InnerRun) -> None:
+    """What the code under test made under an ID that the factory once had is its own, and is named when it is left."""
+    (said,) = run.left("replaced")
+    assert said.startswith(f"container web, created: pid {run.noted('replaced')} (")
+    assert_gone(run.noted("replaced"))
+
+
+DAMAGES = {"no_record": "container.saver.state_path.unlink()", "a_torn_record": "container.saver.state_path.write_text('{')"}
+for _name, _damage in DAMAGES.items():
+    inner(
+        _name,
+        f"""
 def test_it(statefile_root):
     container = Container.new(statefile_root, "web", spec=SLEEP, runtime=ProcessRuntime())
     container.start()
-    Path("pid").write_text(str(container.init.pid))
-    {damage}
-""")
-    said = left_in(result)[-1]
-    assert said.startswith(f"container web, {status}: ")
-    assert_gone((pytester.path / "pid").read_text())
+    (HERE / "noted").write_text(str(container.init.pid))
+    {_damage}
+""",
+    )
 
 
-def test_what_is_older_than_the_test_is_left_alone(run: Callable[..., pytest.RunResult]) -> None:
-    """Neither a process of the whole session nor pytest itself, which a record may name, is taken for a leak."""
-    result = run("""
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_process_without_a_record_is_named_and_ended(run: InnerRun, damage: str) -> None:
+    """A process whose record is gone, or can no longer be read, is found all the same."""
+    assert run.left(damage)[-1].startswith("container web, without a readable record: ")
+    assert_gone(run.noted(damage))
+
+
+inner(
+    "older",
+    """
 @pytest.fixture(scope="module")
 def server():
     with subprocess.Popen(["sleep", "100"]) as process:
@@ -309,35 +546,65 @@ def test_it(server, statefile_root):
 
 def test_after(server):
     assert server.poll() is None
-""")
-    result.assert_outcomes(passed=2)
+""",
+)
 
 
-def test_a_lock_left_held_is_named_and_let_go(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
-    """A lock that the test's own process still holds is let go, so that nobody hangs, and fails the test by name."""
-    result = run("""
+def test_what_is_older_than_the_test_is_left_alone(run: InnerRun) -> None:
+    """Neither a process of the whole session nor pytest itself, which a record may name, is taken for a leak."""
+    run.passed("older", 2)
+
+
+inner(
+    "larger",
+    """
+@pytest.fixture(scope="module")
+def web(statefile_root, fake_runtime):
+    container = Container.new(statefile_root, "web", runtime=fake_runtime)
+    yield container
+    container.destroy()
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_it(web, tmp_path, turn):
+    web.start() if turn == 1 else web.pause()
+""",
+    conftest=FAKES["all of the module"][1],
+)
+
+
+def test_a_container_of_a_whole_module_is_no_leak(run: InnerRun) -> None:
+    """What a fixture of a larger scope made, under a root of that scope, is older than each test, and is left alone."""
+    run.passed("larger", 2)
+
+
+inner(
+    "lock",
+    """
 held = []
 
 def test_it(statefile_root):
     file = StateFile(root_dir=statefile_root, id="web")
     file.lock_for_new()
     held.append(file)
-    Path("pid").write_text(str(os.getpid()))
+    (HERE / "noted").write_text(str(os.getpid()))
 
 @pytest.fixture(scope="module", autouse=True)
 def _after():
     yield
     assert [file.locked for file in held] == [False]
-""")
-    (said,) = left_in(result)
-    assert re.match(rf"lock of container web: pid {(pytester.path / 'pid').read_text()} \(.+\) holds it; release it", said)
+""",
+)
 
 
-def test_a_lock_held_by_another_process_is_named_and_freed(
-    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester
-) -> None:
-    """A process that the test left with a lock is named, and killed, which frees the lock."""
-    result = run("""
+def test_a_lock_left_held_is_named_and_let_go(run: InnerRun) -> None:
+    """A lock that the test's own process still holds is let go, so that nobody hangs, and fails the test by name."""
+    (said,) = run.left("lock")
+    assert re.match(rf"lock of container web: pid {run.noted('lock')} \(.+\) holds it; release it", said)
+
+
+inner(
+    "lock_elsewhere",
+    """
 PROGRAM = '''
 import sys
 from statefile import StateFile
@@ -359,26 +626,82 @@ def test_it(children, statefile_root):
     pipe = subprocess.PIPE
     children.append(subprocess.Popen([sys.executable, "-c", PROGRAM, statefile_root], stdin=pipe, stdout=pipe))
     assert children[0].stdout.readline() == b"held\\n"
-    Path("pid").write_text(str(children[0].pid))
-""")
-    said = left_in(result)
-    assert said[0].startswith(f"lock of container web: pid {(pytester.path / 'pid').read_text()} (")
+    (HERE / "noted").write_text(str(children[0].pid))
+""",
+)
 
 
-def test_files_of_killed_processes_are_named(run: Callable[..., pytest.RunResult]) -> None:
-    """A temporary file and a lock file without a state fail the test that left them, each by name."""
-    result = run("""
+def test_a_lock_held_by_another_process_is_named_and_freed(run: InnerRun) -> None:
+    """A process that the test left with a lock is named, and killed, which frees the lock."""
+    said = run.left("lock_elsewhere")
+    assert said[0].startswith(f"lock of container web: pid {run.noted('lock_elsewhere')} (")
+
+
+inner(
+    "files",
+    """
 def test_it(statefile_root):
     (statefile_root / "web_sandbox:web.lock").touch()
     (statefile_root / ".db_sandbox:db.state.0123456789ab.tmp").touch()
-""")
-    found = [re.match(r"file (\S+): a killed process leaves such; ", said) for said in left_in(result)]
-    assert [match[1] for match in found if match] == [".db_sandbox:db.state.0123456789ab.tmp", "web_sandbox:web.lock"]
+""",
+)
 
 
-def test_only_the_test_that_leaks_fails(run: Callable[..., pytest.RunResult]) -> None:
-    """The tests before and after a leak pass."""
-    result = run("""
+def test_files_of_killed_processes_are_named(run: InnerRun) -> None:
+    """A temporary file and a lock file without a state fail the test that left them, each by name."""
+    dropped = ", or a lock_for_new that was neither saved nor released"
+    assert run.left("files") == [
+        "file .db_sandbox:db.state.0123456789ab.tmp: a killed process leaves such; StateDir(root).sweep() removes it",
+        f"file web_sandbox:web.lock: a killed process leaves such{dropped}; StateDir(root).sweep() removes it",
+    ]
+
+
+inner(
+    "one_list",
+    """
+def test_it(statefile_root, fake_runtime):
+    Container.new(statefile_root, "here", spec=SLEEP, runtime=fake_runtime)
+    Container.new(statefile_root.parent / (statefile_root.name + "-2"), "there", spec=SLEEP, runtime=fake_runtime)
+    (statefile_root / "web_sandbox:web.lock").touch()
+""",
+    conftest="""
+@pytest.fixture
+def statefile_root(tmp_path):
+    return tmp_path / "mine"
+""",
+)
+
+
+def test_all_that_is_left_is_one_list(run: InnerRun) -> None:
+    """What is left of the runtime and of the root fails the test once, with one list."""
+    said = [line.split(":")[0] for line in run.left("one_list")]
+    assert sorted(said) == ["container here, created", "container there, created", "file web_sandbox"]
+
+
+inner(
+    "both",
+    """
+@pytest.fixture
+def bad(statefile_root):
+    yield
+    raise OSError("a bad day")
+
+def test_it(bad, statefile_root):
+    (statefile_root / "web_sandbox:web.lock").touch()
+""",
+)
+
+
+def test_a_leak_hides_no_other_failure(run: InnerRun) -> None:
+    """When a fixture of the test fails in its own clean-up, that is said beside what the test left."""
+    (message,) = run.said["both"].messages
+    assert "OSError: a bad day" in message
+    assert "file web_sandbox:web.lock: a killed process leaves such" in message
+
+
+inner(
+    "neighbours",
+    """
 def test_before(container_factory):
     container_factory(status=Status.RUNNING)
 
@@ -387,9 +710,28 @@ def test_leak(statefile_root, fake_runtime):
 
 def test_after(container_factory, statefile_root):
     container_factory(status=Status.RUNNING)
-""")
-    result.assert_outcomes(passed=3, errors=1)
-    assert "ERROR at teardown of test_leak" in result.stdout.str()
+""",
+)
+
+
+def test_only_the_test_that_leaks_fails(run: InnerRun) -> None:
+    """The tests before and after a leak pass."""
+    assert run.said["neighbours"].outcomes == {"passed": 3, "error": 1}
+
+
+inner(
+    "asked_for",
+    """
+def test_it(request):
+    Container.new(request.getfixturevalue("statefile_root"), "web", runtime=request.getfixturevalue("fake_runtime"))
+""",
+)
+
+
+def test_a_fixture_that_is_asked_for_in_the_test_is_watched(run: InnerRun) -> None:
+    """A fixture that a test gets while it runs is looked at as one that it names."""
+    (said,) = run.left("asked_for")
+    assert said.startswith("container web, created: pid ")
 
 
 # -- the run around it -------------------------------------------------------------------------------------------------

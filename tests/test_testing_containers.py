@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from itertools import product
-from typing import TYPE_CHECKING, Any, assert_type
+from typing import TYPE_CHECKING, Any, Self, assert_type
 
 import pytest
 
@@ -26,6 +26,7 @@ from statefile.testing import FakeRuntime, ProcessFate, make_container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from enum import StrEnum
     from pathlib import Path
 
 
@@ -181,6 +182,49 @@ def test_what_does_not_go_together_is_refused(root: Path, fake: FakeRuntime, mis
     with pytest.raises(ValueError, match=message):
         make_container(root, runtime=fake, **mistake)
     assert StateDir(root).ids() == []
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ({"stauts": "paused"}, "no field 'stauts' of Container: did you mean status?"),
+        ({"bundel_dir": "/b"}, "no field 'bundel_dir' of Container: did you mean bundle_dir?"),
+        ({"qqq": 1}, "no field 'qqq' of Container"),
+        ({"cls": Web, "prot": 1}, "no field 'prot' of Web: did you mean port?"),
+        ({"cls": dict}, "give a subclass of Container"),
+        ({"cls": "Web"}, "give a subclass of Container"),
+        ({"runtime": "fake"}, "runtime must be a FakeRuntime, not 'fake'"),
+        ({"status": "stopped", "exit_status": 3}, "exit_status must be an ExitStatus, not 3"),
+    ],
+    ids=range(8),
+)
+def test_what_is_of_no_use_is_refused(root: Path, fake: FakeRuntime, mistake: dict[str, Any], message: str) -> None:
+    """What nobody would read, or cannot be what it should be, is a `TypeError` that names it, and nothing was made."""
+    with pytest.raises(TypeError) as caught:
+        make_container(root, **{"runtime": fake} | mistake)
+    assert message in str(caught.value)
+    assert StateDir(root).ids() == []
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kind"), [({"status": "x"}, Status), ({"process": "x"}, ProcessFate), ({"pending": "x"}, Action)], ids=range(3)
+)
+def test_a_wrong_word_is_answered_with_the_right_ones(root: Path, mistake: dict[str, Any], kind: type[StrEnum]) -> None:
+    """The message for a word that is none has all that are."""
+    with pytest.raises(ValueError, match="it is one of ") as caught:
+        make_container(root, **mistake)
+    assert [word for word in kind if word not in str(caught.value)] == []
+
+
+class Grown(Container):
+    @classmethod
+    def new(cls, *args: Any, size: int = 0, **options: Any) -> Self:
+        return super().new(*args, owner=str(size), **options)
+
+
+def test_a_subclass_may_have_options_of_its_own(root: Path, fake: FakeRuntime) -> None:
+    """What the `new` of a subclass takes besides fields is handed on."""
+    assert make_container(root, cls=Grown, runtime=fake, size=5).owner == "5"
 
 
 def test_a_taken_id_is_refused(root: Path, fake: FakeRuntime) -> None:

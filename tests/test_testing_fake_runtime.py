@@ -218,7 +218,25 @@ def test_rules_apply_in_their_order(root: Path, fake: FakeRuntime) -> None:
     with pytest.raises(KeyError, match="first"):
         container.events()
     assert time.monotonic() - start >= 0.02
+    with pytest.raises(KeyError, match="second"):
+        container.events()
     assert container.events() == {"pids": 1}
+
+
+def test_what_a_call_does_not_come_to_waits(root: Path, fake: FakeRuntime) -> None:
+    """Whatever a call does not come to, as something was raised before, before or after the work, is for the next call."""
+    container = make_container(root, runtime=fake, status=Status.CREATED)
+    fake.fail("start", OSError(errno.EIO, "early"))
+    fake.fail("start", OSError(errno.EIO, "late"), before=False)
+    fake.die("start", code=4, before=False)
+    with pytest.raises(OSError, match="early"):
+        container.start()
+    assert container.status == Status.CREATED
+    with pytest.raises(OSError, match="late"):
+        container.start()
+    assert container.status == Status.RUNNING
+    fake.start(container)
+    assert container.wait() == ExitStatus(code=4)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -454,6 +472,14 @@ def test_an_undecidable_process_is_not_called_ended(root: Path, fake: FakeRuntim
         (lambda fake: fake.hold("probe", times=-1), ValueError, "times=-1"),
         (lambda fake: fake.die("create"), ValueError, "before it is created"),
         (lambda fake: fake.die("start", code=1, signal=9), ValueError, "in one way"),
+        (lambda fake: fake.fail(fake.start, OSError()), TypeError, "give its name, 'start'"),
+        (lambda fake: fake.fail("start", OSError(), times="a"), TypeError, "times='a'"),
+        (lambda fake: fake.delay("start", "1"), TypeError, "seconds='1'"),
+        (lambda fake: fake.hold("start", times="a"), TypeError, "times='a'"),
+        (lambda fake: fake.hold(5), TypeError, "is not the name of a method"),
+        (lambda fake: fake.die("start", code="3"), TypeError, "code='3'"),
+        (lambda fake: fake.die("start", signal="TERM"), TypeError, "signal='TERM'.*signal.SIGTERM"),
+        (lambda fake: fake.exit("web"), TypeError, "give a Container, not 'web'"),
         (lambda fake: fake.exit(None, code=256), ValueError, "0 to 255"),
         (lambda fake: fake.exit(None, signal=signal.SIGCHLD), ValueError, "does not end a process"),
         (lambda fake: fake.exit(None, signal=0), ValueError, "does not end a process"),
@@ -461,7 +487,7 @@ def test_an_undecidable_process_is_not_called_ended(root: Path, fake: FakeRuntim
         (lambda _: FakeRuntime(without="stop"), ValueError, "without='stop'"),
         (lambda _: FakeRuntime(without="pause").hold("pause"), ValueError, "made without pause"),
     ],
-    ids=range(15),
+    ids=range(23),
 )
 def test_a_mistake_is_named(
     fake: FakeRuntime, mistake: Callable[[FakeRuntime], object], error: type[Exception], message: str

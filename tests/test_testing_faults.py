@@ -36,6 +36,7 @@ from statefile.testing import (
     Corruption,
     FakeRuntime,
     Step,
+    _state_root,
     corrupt,
     crash_at,
     full_disk,
@@ -251,13 +252,30 @@ def test_nothing_stays_wrapped(root: Path, fake: FakeRuntime) -> None:
     assert fake.probe(container) == Status.PAUSED
 
 
-@pytest.mark.parametrize(("step", "nth", "message"), [("lunch", 1, "'lunch' is not a valid Step"), ("flushed", 0, "nth=0")])
-def test_a_wrong_step_is_refused(step: str, nth: int, message: str) -> None:
-    """A step that is none, or a count that is none, is a `ValueError` before anything runs."""
-    with pytest.raises(ValueError, match=message), crash_at(step, nth=nth):
+@pytest.mark.parametrize(
+    ("step", "nth", "error", "message"),
+    [
+        ("lunch", 1, ValueError, "'lunch' is not a valid Step: .* renamed, .* state removed"),
+        ("flushed", 0, ValueError, "nth=0"),
+        ("flushed", "a", TypeError, "nth='a'"),
+        ("flushed", True, TypeError, "nth=True"),
+    ],
+    ids=range(4),
+)
+def test_a_wrong_step_is_refused(step: str, nth: int, error: type[Exception], message: str) -> None:
+    """A step that is none, or a count that is none, is an error before anything runs, which says what would do."""
+    with pytest.raises(error, match=message), crash_at(step, nth=nth):
         pytest.fail("the block has run")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         run_to_crash(step, pytest.fail, nth=nth)
+
+
+def test_only_a_function_can_crash() -> None:
+    """What cannot be called, such as the result of a verb, and a time that is none, are errors before anything is forked."""
+    with pytest.raises(TypeError, match="give the function, not its result"):
+        run_to_crash(Step.RENAMED, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="timeout='1'"):
+        run_to_crash(Step.RENAMED, pytest.fail, timeout="1")  # type: ignore[arg-type]
 
 
 # -- a damaged file ------------------------------------------------------------------------------------------------------
@@ -300,6 +318,18 @@ def test_damage_is_of_its_kind(root: Path, fake: FakeRuntime, kind: Corruption) 
             assert stat.S_IMODE(path.lstat().st_mode) == mode
     other.refresh()
     assert other.status == Status.RUNNING
+
+
+@pytest.mark.parametrize("kind", [kind for kind, error in RAISES.items() if error is UnsafePathError])
+def test_what_is_no_file_is_not_removed(root: Path, fake: FakeRuntime, kind: Corruption) -> None:
+    """Where a state file is no regular file, removing the container raises `UnsafePathError`, and it stays."""
+    container = make_container(root, runtime=fake)
+    path = corrupt(container, kind)
+    with pytest.raises(UnsafePathError):
+        Container.remove(root, "c1", runtime=fake)
+    with pytest.raises(UnsafePathError):
+        container.destroy()
+    assert os.path.lexists(path)
 
 
 def test_a_newer_version_is_not_changed(root: Path, fake: FakeRuntime) -> None:
@@ -403,9 +433,21 @@ def test_a_container_survives_a_full_disk(root: Path, fake: FakeRuntime) -> None
 
 
 def test_negative_room_is_refused() -> None:
-    """Less than nothing is a `ValueError`."""
+    """Less than nothing is a `ValueError`, what is no number a `TypeError`."""
     with pytest.raises(ValueError, match="room=-1"), full_disk(room=-1):
         pass
+    with pytest.raises(TypeError, match="room='a'"), full_disk(room="a"):  # type: ignore[arg-type]
+        pass
+
+
+def test_disks_in_each_other_are_each_full(root: Path) -> None:
+    """Of blocks in each other each has its own room: the smaller one is what there is."""
+    file = StateFile(root_dir=root, id="c1")
+    for outer, inner in ((10**6, 5), (5, 10**6)):
+        with full_disk(room=outer), full_disk(room=inner), file.hold_for_new(), pytest.raises(StateIOError):
+            file.save_locked({"a": 1})
+    with full_disk(room=10**6), full_disk(room=10**6), file.hold_for_new():
+        file.save_locked({"a": 1})
 
 
 # -- a lock that another holds -------------------------------------------------------------------------------------------
@@ -518,6 +560,62 @@ def test_a_root_goes_after_a_failure() -> None:
     with pytest.raises(KeyError), state_root() as root:
         raise KeyError
     assert not root.exists()
+
+
+def leave_a_root(place: Path) -> None:
+    _state_root._MEMORY = str(place)
+    with state_root() as root:
+        litter(root)
+        tell(root)
+        hear()
+
+
+def look_at_a_root(place: Path) -> bool:
+    _state_root._MEMORY = str(place)
+    with state_root() as root:
+        return root.exists()
+
+
+def test_the_root_of_a_killed_process_goes_with_the_next(root: Path, spawn: Spawn) -> None:
+    """What a killed process has left of its root is removed by the next process that makes one; a living one keeps its own."""
+    dead, living = spawn(fresh=True), spawn(fresh=True)
+    dead.start(leave_a_root, root)
+    left = dead.hear()
+    dead.kill()
+    assert left.exists()
+    living.start(leave_a_root, root)
+    kept = living.hear()
+    assert not left.exists()
+    assert spawn(fresh=True).call(look_at_a_root, root)
+    assert kept.exists()
+    living.tell()
+    living.result()
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("change", ["of another boot", "a link", "a file", "alive"])
+def test_only_what_is_surely_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """What a process made that lives, or cannot be seen from here, stays, and so does what is no directory."""
+    gone = ProcessRef.current().model_copy(update={"start_ticks": 1})
+    if change == "of another boot":
+        gone = gone.model_copy(update={"boot_id": "00000000-0000-4000-8000-000000000000"})
+    path = tmp_path / (_state_root._name(ProcessRef.current() if change == "alive" else gone) + "abc")
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o711)
+    if change == "a link":
+        path.symlink_to("place")
+    elif change == "a file":
+        path.touch()
+    else:
+        path.mkdir()
+    sure = tmp_path / (_state_root._name(ProcessRef.current().model_copy(update={"start_ticks": 1})) + "abd")
+    sure.mkdir()
+    monkeypatch.setattr(_state_root, "_MEMORY", str(tmp_path))
+    with state_root() as root:
+        assert root.parent == tmp_path
+        assert (os.path.lexists(path), sure.exists()) == (True, False)
+        assert stat.S_IMODE(place.stat().st_mode) == 0o711, "a link was followed"
 
 
 def test_a_root_without_tmpfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

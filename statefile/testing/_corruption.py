@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from statefile._codec import MAX_BYTES, decode, encode
 from statefile._container_state import SCHEMA_VERSION, ContainerState
 from statefile._storable import MAX_DEPTH
+from statefile.testing._arguments import one_of
 from statefile.testing._held_lock import state_file_of
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def corrupt(of: ContainerState | StateFile, kind: Corruption | str) -> Path:
     | `DIRECTORY`, `FIFO` | an empty one | `UnsafePathError` |
     | `MISSING` | nothing; the lock file stays | `NotFoundError` |
 
-    The `kind` of a `CorruptStateError` is the kind here. As a plain `dict`, what has `WRONG_TYPE` or `NEWER_VERSION` loads.
+    What raises `UnsafePathError` is not removed by `Container.remove` and `destroy` either, which raise the same: it is for a
+    person to look at. The `kind` of a `CorruptStateError` is the kind here. As a plain `dict`, what has `WRONG_TYPE` or
+    `NEWER_VERSION` loads.
 
     Raises:
         ValueError: there is no such kind.
@@ -67,7 +70,7 @@ def corrupt(of: ContainerState | StateFile, kind: Corruption | str) -> Path:
         UnsafePathError: what is there is no regular file: it was made to be that before.
         CorruptStateError: what is there is no state, and the kind needs one (`TRUNCATED`, `NEWER_VERSION`).
     """
-    kind = Corruption(kind)
+    kind = one_of(Corruption, kind)
     state_file = state_file_of(of)
     state_file.stat()
     path = state_file.state_path

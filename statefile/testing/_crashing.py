@@ -13,6 +13,7 @@ import warnings
 from typing import TYPE_CHECKING, NoReturn
 
 from statefile._process import Presence, ProcessRef
+from statefile.testing._arguments import a_function, one_of, positive, seconds
 from statefile.testing._steps import Step, counting
 
 if TYPE_CHECKING:
@@ -27,12 +28,11 @@ def crash_at(step: Step | str, *, nth: int = 1) -> Generator[None]:
     wrapped for this is as before at the end of the block.
 
     Raises:
-        ValueError: there is no such step, or `nth` is no positive number.
+        ValueError, TypeError: there is no such step, or `nth` is no positive number.
         AssertionError: the block came to its end, but not so often to that step.
     """
-    at = Step(step)
-    if nth < 1:
-        raise ValueError(f"nth={nth!r}: the first time is 1")
+    at = one_of(Step, step)
+    positive("nth", nth, _NTH)
     with _crashing(at, nth, lambda: None):
         yield
 
@@ -57,12 +57,13 @@ def run_to_crash(
     is lost with it. `timeout` in seconds.
 
     Raises:
-        ValueError: as for `crash_at`.
+        ValueError, TypeError: as for `crash_at`; or `function` is none, or `timeout` no time.
         AssertionError: it did not die there: it came to its end, raised something (which is in the message), or took too long.
     """
-    at = Step(step)
-    if nth < 1:
-        raise ValueError(f"nth={nth!r}: the first time is 1")
+    at = one_of(Step, step)
+    a_function(function)
+    positive("nth", nth, _NTH)
+    seconds("timeout", timeout)
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child touches none of theirs
@@ -88,6 +89,7 @@ def run_to_crash(
     raise AssertionError(f"the child did not die at {at.name}: {why}")
 
 
+_NTH = "which time it is, 1 for the first"
 _DYING = b"\0"
 _MOST_SAID = 32_768
 """Bytes: less than a pipe holds, since nobody reads before the end."""

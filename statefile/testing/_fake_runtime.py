@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 from statefile.runtime import REQUIRED, ExitStatus
+from statefile.testing._arguments import a_container, a_method_name, whole
 from statefile.testing._plain_runtime import FATAL, PlainRuntime
 from statefile.testing._processes import Processes
 from statefile.testing._script import Call, Held, Script, delaying, raising
@@ -34,8 +35,9 @@ class FakeRuntime:
     reference), and when this process dies, however it dies; what a forked child of it has made goes on when that child dies.
 
     What goes wrong is said beforehand: `fail`, `delay`, `hold` and `die` apply to the next `times` calls of a method, in this
-    process and in children forked from now on, and several of them to one call, in the order in which they were said.
-    `before` says whether that happens before the method does its work, or when it is done.
+    process and in children forked from now on, and several of them to one call, in the order in which they were said. What a
+    call does not come to, because an error was raised before, waits for the next one. `before` says whether it happens before
+    the method does its work, or when it is done. An argument of a wrong type is a `TypeError` that names it.
 
     Threads may share one.
 
@@ -152,14 +154,15 @@ class FakeRuntime:
             ValueError: no process can end like that.
             ProcessLookupError: the container has no living process.
         """
-        self.unscripted.end(container, _ending(code, signal, killed=False))
+        status = _ending(code, signal, killed=False)
+        self.unscripted.end(a_container(container), status)
 
     def forget_script(self) -> None:
         """From now on everything goes well."""
         self._script.clear()
 
     def _named(self, method: str) -> str:
-        if method not in _METHODS:
+        if a_method_name(method) not in _METHODS:
             raise ValueError(f"a runtime has no method {method!r}: it has {', '.join((*REQUIRED, *OPTIONAL))}")
         if method in self._without:
             raise ValueError(f"this runtime was made without {method}, so it cannot be called")
@@ -258,7 +261,12 @@ def _ending(code: int | None, signal: int | None, *, killed: bool) -> ExitStatus
 
     Raises:
         ValueError: no process can end like that.
+        TypeError: `code` or `signal` is no integer.
     """
+    if code is not None:
+        whole("code", code, f"an exit code, 0 to {_LAST_CODE}")
+    if signal is not None:
+        whole("signal", signal, "a number, such as signal.SIGTERM")
     if code is not None and signal is not None:
         raise ValueError(f"code={code!r} and signal={signal!r}: a process ends in one way")
     if signal is not None and signal not in FATAL:

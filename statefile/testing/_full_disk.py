@@ -7,6 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from statefile.testing._arguments import whole
 from statefile.testing._patching import own_system_calls
 
 if TYPE_CHECKING:
@@ -21,15 +22,20 @@ def full_disk(*, room: int | None = None) -> Generator[None]:
     fails with ENOSPC. With `room` that many bytes are left, for all saves together, and those that fit succeed. So a save
     raises `StateIOError` with `errno.ENOSPC`, and the old state has to be there. The file system is not touched, no root is
     needed, and nothing but the writing of states and PID files is hit: not locks, not removals, not other programs.
+    Of blocks in each other each has its own room, and a save needs room in every one.
 
     Raises:
         ValueError: `room` is negative.
+        TypeError: it is no integer.
     """
-    if room is not None and room < 0:
-        raise ValueError(f"room={room!r}: give the bytes that are left, 0 or more")
+    if room is not None and whole("room", room, _ROOM) < 0:
+        raise ValueError(f"room={room!r}: give {_ROOM}")
     with own_system_calls() as system:
         system.write = _Disk(room, system.write).write
         yield
+
+
+_ROOM = "the bytes that are left, 0 or more"
 
 
 class _Disk:

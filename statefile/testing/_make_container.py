@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -13,6 +14,7 @@ from statefile._container_state import Pending, now
 from statefile._lifecycle import Action, Status, allowed_actions
 from statefile._process import PID_MAX, ProcessRef
 from statefile.runtime import ExitStatus
+from statefile.testing._arguments import a_container_class, declared, of_type, one_of
 from statefile.testing._fake_runtime import FakeRuntime
 
 if TYPE_CHECKING:
@@ -106,17 +108,23 @@ def make_container(
 
     Raises:
         ValueError: there is no such status, process or action, or they do not go together.
+        TypeError: `cls`, `runtime`, `exit_status` or a keyword is none that can be given; nothing was made.
         AlreadyExistsError: the ID is taken.
         Otherwise as `Container.new`.
     """
-    status = Status(status)
+    made_as = Container if cls is None else a_container_class(cls)
+    declared(made_as, fields, ["cls", "process", *inspect.signature(made_as.new).parameters])
+    if runtime is not None:
+        of_type("runtime", runtime, FakeRuntime)
+    of_type("exit_status", exit_status, ExitStatus, type(None))
+    status = one_of(Status, status)
     fate = _fate(status, process)
     begun = _begun(status, pending)
     if exit_status is not EXITED and status is not Status.STOPPED:
         raise ValueError(f"exit_status={exit_status!r}: a container that is {status} has none")
     runtime = FakeRuntime() if runtime is None else runtime
     plain = runtime.unscripted
-    container = (cls or Container).new(root_dir, id, runtime=plain, spec=spec, **fields)
+    container = made_as.new(root_dir, id, runtime=plain, spec=spec, **fields)
     if status in {Status.RUNNING, Status.PAUSED, Status.STOPPED}:
         container.start()
     if status is Status.PAUSED:
@@ -142,7 +150,7 @@ def make_container(
 def _fate(status: Status, process: ProcessFate | str | None) -> ProcessFate:
     if process is None:
         return ProcessFate.DEAD if status is Status.STOPPED else ProcessFate.LIVE
-    fate = ProcessFate(process)
+    fate = one_of(ProcessFate, process)
     if status is Status.STOPPED and fate in {ProcessFate.LIVE, ProcessFate.UNKNOWN}:
         raise ValueError(f"process={str(fate)!r}: that of a stopped container has ended: dead, reused or rebooted")
     if status is Status.CREATING and fate not in {ProcessFate.LIVE, ProcessFate.DEAD}:
@@ -153,7 +161,7 @@ def _fate(status: Status, process: ProcessFate | str | None) -> ProcessFate:
 def _begun(status: Status, pending: Action | str | None) -> Action | None:
     if pending is None:
         return Action.CREATE if status is Status.CREATING else None
-    action = Action(pending)
+    action = one_of(Action, pending)
     if action not in {*allowed_actions(status), *([Action.CREATE] if status is Status.CREATING else [])}:
         raise ValueError(f"pending={str(action)!r} cannot be begun in status {status}")
     return action

@@ -156,6 +156,16 @@ class Processes:
             _reap(process.pid)
             self._made.pop(process, None)
 
+    def living(self, *, without: frozenset[str] = frozenset()) -> dict[str, list[ProcessRef]]:
+        """The living processes that this object has made, here and in forked children, by the text of their container.
+
+        Those whose PIDs are in `without` are not looked at.
+        """
+        found: dict[str, list[ProcessRef]] = {}
+        for process in _marked(_OWNER, self._owner, without):
+            found.setdefault(_container_of(process), []).append(process)
+        return found
+
 
 def all_of(container: str) -> list[ProcessRef]:
     """The living processes of `container`, whoever made them."""
@@ -182,16 +192,26 @@ def _until_stopped(process: ProcessRef, *, stopped: bool) -> None:
         time.sleep(_AGAIN)  # the kernel has no event for who is not its parent
 
 
-def _marked(name: str, value: str) -> Iterator[ProcessRef]:
+def _marked(name: str, value: str, without: frozenset[str] = frozenset()) -> Iterator[ProcessRef]:
     """The living processes that have this variable in their environment."""
     mark = f"{name}={value}\0".encode()
-    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+    for pid in map(int, filter(str.isdecimal, {*os.listdir("/proc")} - without)):
         with contextlib.suppress(OSError):  # it has just ended, or is another user's
             if not _has(pid, mark):
                 continue
             process = ProcessRef.of(pid)
             if _has(pid, mark) and process.presence() is Presence.ALIVE:  # it has been this one all the time
                 yield process
+
+
+def _container_of(process: ProcessRef) -> str:
+    """What it was made for; empty if it has ended."""
+    with contextlib.suppress(OSError), open(f"/proc/{process.pid}/environ", "rb") as file:
+        for variable in file.read().split(b"\0"):
+            name, _, value = variable.partition(b"=")
+            if name == _CONTAINER.encode():
+                return os.fsdecode(value)
+    return ""
 
 
 def _has(pid: int, mark: bytes) -> bool:

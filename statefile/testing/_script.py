@@ -11,6 +11,8 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from statefile.testing._arguments import positive, seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import TracebackType
@@ -90,7 +92,7 @@ def _close(*descriptors: int) -> None:
 
 @dataclass
 class Rule:
-    """What happens at the next `times` calls of `method`; for good if that is `None`."""
+    """What happens at the next `times` calls of `method` that come to it; for good if that is `None`."""
 
     method: str
     happens: Callable[[Container], None]
@@ -101,14 +103,19 @@ class Rule:
     def __post_init__(self) -> None:
         self._left = [None] * (self.times or 0)
 
-    def applies(self) -> bool:
-        """Whether it still does, to one call more."""
+    def taken(self) -> bool:
+        """Whether it still applies, to one call more: then it is that call's."""
         if self.times is not None:
             try:
                 self._left.pop()  # atomic: no lock that a fork could find taken
             except IndexError:
                 return False
         return True
+
+    def give_back(self) -> None:
+        """The call that had taken it did not come to it: it is the next one's."""
+        if self.times is not None:
+            self._left.append(None)
 
 
 class Script:
@@ -124,8 +131,8 @@ class Script:
         Raises:
             ValueError: `times` is no positive number.
         """
-        if times is not None and times < 1:
-            raise ValueError(f"times={times!r}: how often it happens is 1 or more, or None for good")
+        if times is not None:
+            positive("times", times, "how often it happens, 1 or more, or None for good")
         self._rules.append(Rule(method, happens, before, times))
 
     def clear(self) -> None:
@@ -134,16 +141,26 @@ class Script:
 
     @contextlib.contextmanager
     def call(self, method: str, container: Container, *arguments: object) -> Generator[None]:
-        """Note the call; before and after the block, in which the work is done, do what the rules say, in their order."""
+        """Note the call; before and after the block, in which the work is done, do what the rules say, in their order.
+
+        What the call does not come to, because something was raised before, waits for the next one.
+        """
         self.calls.append(Call(method, container.id, arguments))
-        due = [rule for rule in self._rules if rule.method == method and rule.applies()]
-        for rule in due:
-            if rule.before:
-                rule.happens(container)
-        yield
-        for rule in due:
-            if not rule.before:
-                rule.happens(container)
+        due = [rule for rule in self._rules if rule.method == method and rule.taken()]
+        first, last = ([rule for rule in due if rule.before is before] for before in (True, False))
+        try:
+            _happen(first, container)
+            yield
+            _happen(last, container)
+        finally:
+            for rule in (*first, *last):
+                rule.give_back()
+
+
+def _happen(rules: list[Rule], container: Container) -> None:
+    """Do what they say, in their order; those that were come to are taken off the list."""
+    while rules:
+        rules.pop(0).happens(container)
 
 
 def raising(error: object) -> Callable[[Container], None]:
@@ -169,12 +186,12 @@ def raising(error: object) -> Callable[[Container], None]:
     return happens
 
 
-def delaying(seconds: float) -> Callable[[Container], None]:
-    """What takes `seconds`.
+def delaying(duration: float) -> Callable[[Container], None]:
+    """What takes `duration` seconds.
 
     Raises:
         ValueError: it is negative or NaN.
+        TypeError: it is no number.
     """
-    if not seconds >= 0:
-        raise ValueError(f"a delay of {seconds!r} seconds: give a number that is not negative")
-    return lambda _: time.sleep(seconds)
+    seconds("seconds", duration)
+    return lambda _: time.sleep(duration)
