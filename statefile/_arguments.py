@@ -44,7 +44,10 @@ def absolute_path(path: str | os.PathLike[str] | None) -> str | None:
     """
     if path is None:
         return None
-    absolute = os.path.abspath(os.fsdecode(path))
+    try:
+        absolute = os.path.abspath(os.fsdecode(path))
+    except OSError as error:  # it is relative, and the working directory is gone
+        raise StateIOError(path=os.fsdecode(path), operation="find", errno=error.errno or errno.ENOENT) from error
     if "\0" in absolute:
-        raise StateIOError(path=absolute, operation="write", errno=errno.EINVAL)
+        raise StateIOError(path=absolute, operation="find", errno=errno.EINVAL)
     return absolute

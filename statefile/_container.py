@@ -88,7 +88,7 @@ class Container(Destroyable):
             saver.state_path,
             id=full_id.container_id,
             spec=spec,
-            bundle_dir=os.path.abspath(bundle_dir) if bundle_dir else "",
+            bundle_dir=absolute_path(bundle_dir) if bundle_dir else "",
             created_at=now(),
             owner=user_name() if owner is None else owner,
             console_socket=os.fspath(console_socket),
@@ -141,14 +141,14 @@ class Container(Destroyable):
         """
         container = cls.new(root_dir, id, runtime=runtime, **options)
         try:
-            container.start()
+            container._begin(Action.START, None, this_run=True)  # noqa: SLF001  # its own class
             status = container.wait()
         except BaseException as error:
             with noting(error):
                 container._destroy_this_run()  # noqa: SLF001  # its own class
             raise
         if not keep:
-            container.destroy()
+            container._destroy_this_run()  # noqa: SLF001  # its own class
         return status
 
     @classmethod
@@ -275,10 +275,11 @@ class Container(Destroyable):
             ValueError: `timeout` is negative or NaN.
             WaitTimeoutError: it still runs.
             InvalidTransitionError: it is still being created.
-            NotFoundError: there is no such container.
+            NotFoundError: there is no such container, or another one of its ID, made since.
         """
         timeout = Deadline(timeout).timeout
-        self.refresh()
+        self._reload_this_run()
+        self._check_process()
         self._judge(Action.WAIT)
         if self.status is Status.STOPPED and self.exit_status is not None:
             return self.exit_status
@@ -390,9 +391,15 @@ class Container(Destroyable):
         if pid_file is not None and self.init is not None:
             _atomic.replace(pid_file, str(self.init.pid).encode(), durable=False, mode=PID_FILE_MODE)
 
-    def _begin(self, action: Action, timeout: float | None, *arguments: Any) -> None:  # noqa: ANN401  # the runtime's
+    def _begin(
+        self,
+        action: Action,
+        timeout: float | None,
+        *arguments: Any,  # noqa: ANN401  # the runtime's
+        this_run: bool = False,
+    ) -> None:
         """Start it, in one way or another, and then, without the lock, do what follows: the scores, and the hooks."""
-        with self._locked(timeout):
+        with self._locked(timeout, this_run=this_run):
             self._judge(action)
             hooks = hooks_of(self.spec, AFTER_START)
             self._act_locked(action, *arguments)

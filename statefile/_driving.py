@@ -82,13 +82,13 @@ class Drivable(ContainerState):
 
         Raises:
             NotFoundError: it is of another container, made under that ID since.
-            InvalidTransitionError: it is not `unchanged`, as it has to be.
+            InvalidTransitionError: it is not `unchanged`, as it has to be: its creation is not the pending action any more.
             Otherwise as `_reload`.
         """
         current = self.saver.load(type(self))
-        if (current.init, current.created_at) != (self.init, self.created_at):
+        if current.created_at != self.created_at or self.init not in {None, current.init}:
             raise NotFoundError(id=self.saver.id, path=str(self.saver.state_path))
-        if unchanged and current.revision != self.revision:
+        if unchanged and current.pending != self.pending:
             hint = ": somebody tried to destroy it while its hooks ran"
             allowed = allowed_actions(current.status)
             raise InvalidTransitionError(id=self.id, action=Action.CREATE, status=current.status, allowed=allowed, hint=hint)
@@ -101,10 +101,13 @@ class Drivable(ContainerState):
         return self._method(action)(self, *arguments)
 
     @contextlib.contextmanager
-    def _locked(self, timeout: float | None) -> Generator[None]:
+    def _locked(self, timeout: float | None, *, this_run: bool = False) -> Generator[None]:
         """Hold the lock, on a record that was read under it and says what is true. On a failure the object shows the file."""
         with self.saver.hold(timeout=timeout):
-            self._reload()
+            if this_run:
+                self._reload_this_run()
+            else:
+                self._reload()
             try:
                 self._mend_locked()
                 yield

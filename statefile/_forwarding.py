@@ -47,10 +47,30 @@ def forwarding(send: Callable[[int], None], signals: Iterable[int] | None, name:
                 before[number] = signal.signal(number, lambda number, _frame: came.put(number))
         yield
     finally:
-        for number, handler in before.items():
+        try:
+            _restore(before)
+        finally:
+            came.put(0)
+            thread.join()
+
+
+def _restore(before: dict[int, object]) -> None:
+    """Put back all handlers, also if one of them is called meanwhile and raises, as for Ctrl-C: that is raised then."""
+    interrupt: BaseException | None = None
+    for _ in range(_TRIES * len(before)):
+        if not before:
+            break
+        try:
+            number, handler = next(iter(before.items()))
             signal.signal(number, handler)  # type: ignore[arg-type]
-        came.put(0)
-        thread.join()
+            del before[number]
+        except BaseException as error:  # noqa: BLE001  # raised below
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
+_TRIES = 3
 
 
 def _pass_on(came: SimpleQueue[int], send: Callable[[int], None], name: str) -> None:

@@ -215,6 +215,11 @@ def _reason_of_failure(process: Popen[bytes], timeout: float | None) -> str | No
     with contextlib.suppress(ProcessLookupError):  # no /proc: then without it
         ProcessRef.of(process.pid).wait(timeout)  # sleeps in the kernel, where Popen with a timeout would look and look
     try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # of which Popen would say that all went well
+        process.returncode = 0
+        return "how it ended is unknown: this process ignores SIGCHLD, or reaps whatever it finds"
+    try:
         code = process.wait(None if end is None else max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         _kill_group(process)

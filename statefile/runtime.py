@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal as _signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -19,8 +20,6 @@ from statefile._record import Record
 from statefile.errors import InvalidRuntimeError, UnsupportedActionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from statefile._container import Container
     from statefile._lifecycle import Status
 
@@ -157,13 +156,18 @@ def checked_created(created: object, runtime: object) -> Created:
         wrong = f"a Created, not {created!r:.80}"
     elif not isinstance(found.init, ProcessRef):
         wrong = f"a Created whose init is a ProcessRef (ProcessRef.of(pid)), not {found.init!r:.80}"
-    elif not all(isinstance(helper, ProcessRef) for helper in found.helpers.values()):
+    elif not _are_processes(found.helpers):
         wrong = f"a Created whose helpers are ProcessRefs by name, not {found.helpers!r:.80}"
     elif not isinstance(found.sandbox, Sandbox | None):
         wrong = f"a Created whose sandbox is a Sandbox or None, not {found.sandbox!r:.80}"
     if wrong is not None:
         raise InvalidRuntimeError(runtime=type(runtime).__name__, reason=f"create must return {wrong}")
     return cast("Created", created)
+
+
+def _are_processes(helpers: object) -> bool:
+    named = list(cast("Mapping[str, object]", helpers).values()) if isinstance(helpers, Mapping) else [None]
+    return all(isinstance(helper, ProcessRef) for helper in named)
 
 
 def check_runtime(runtime: object) -> None:

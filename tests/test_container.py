@@ -56,6 +56,7 @@ from statefile import (
     WaitTimeoutError,
     _atomic,
 )
+from statefile import runtime as runtime_module
 from statefile._process import PID_MAX, Presence
 from tests.harness import PATIENCE, Worker, meet, names, plain, tell, until
 from tests.test_lifecycle import RECORDS, Script, as_json, put, recorded, script
@@ -532,6 +533,29 @@ def test_no_runtime_is_named(home: Path) -> None:
     """Where a runtime is needed, `None` is said to be none."""
     with pytest.raises(InvalidRuntimeError, match="runtime None"):
         Container.new(home, "c", runtime=None)  # type: ignore[arg-type]
+    assert names(home) == []
+
+
+def _create_where_nothing_is(root: Path, folder: Path, argument: str) -> str:
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+    try:
+        if argument == "pid_file":
+            Container.new(root, "c", runtime=ProcessRuntime(), pid_file="relative")
+        else:
+            Container.new(root, "c", runtime=ProcessRuntime(), bundle_dir="relative")
+    except StateIOError as error:
+        return f"{error.errno} {error.path}"
+    finally:
+        os.chdir("/")
+    return "created"
+
+
+@pytest.mark.parametrize("argument", ["bundle_dir", "pid_file"])
+def test_relative_path_where_the_working_directory_is_gone(home: Path, spawn: Spawn, tmp_path: Path, argument: str) -> None:
+    """A path that cannot be made absolute is named before anything is touched."""
+    assert spawn(fresh=True).call(_create_where_nothing_is, home, tmp_path / "gone", argument) == f"{errno.ENOENT} relative"
     assert names(home) == []
 
 
@@ -2297,3 +2321,63 @@ def test_recover_without_need_changes_nothing(home: Path, script: Script) -> Non
     assert c.recover() is Status.RUNNING
     assert (path.read_bytes(), path.stat()) == before
     assert script.asked == []
+
+
+def test_run_never_destroys_the_next_of_its_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose container was destroyed and made anew by another while it waited leaves the new one alone."""
+    real = Container.wait
+    others: list[Container] = []
+
+    def wait(*_: object) -> ExitStatus | None:
+        Container.load(home, "c", runtime=ProcessRuntime()).destroy()
+        others.append(make(home, *SLEEP))
+        monkeypatch.setattr(Container, "wait", real)
+        return ExitStatus(signal=9)
+
+    monkeypatch.setattr(Container, "wait", wait)
+    Container.run(home, "c", spec=spec_of(home, *SLEEP), runtime=ProcessRuntime())
+    assert others[0].init is not None
+    assert others[0].init.presence() is Presence.ALIVE
+
+
+def test_object_of_a_former_life_is_not_told_how_the_next_one_ends(home: Path) -> None:
+    """Who waits with an object whose container was destroyed and made anew learns that it is not there any more."""
+    former = make(home, *SLEEP)
+    Container.load(home, "c", runtime=ProcessRuntime()).destroy()
+    again = make(home, "sh", "-c", "exit 9")
+    again.start()
+    with pytest.raises(NotFoundError):
+        former.wait(PATIENCE)
+
+
+def test_signal_for_all_that_comes_late_spares_the_next_run(home: Path) -> None:
+    """SIGKILL for all, sent when the name means another run by now, reaches nobody."""
+    former = make(home, *SLEEP)
+    former.start()
+    Container.load(home, "c", runtime=ProcessRuntime()).destroy()
+    again = make(home, *SLEEP)
+    again.start()
+    ProcessRuntime().signal(former, signal.SIGKILL, all=True)
+    assert again.init is not None
+    assert again.init.presence() is Presence.ALIVE
+    assert ProcessRuntime().processes(former) == []
+
+
+def test_wait_that_cannot_tell_does_not_say_that_it_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from another PID namespace, its monitor killed, a running container is neither stopped nor without processes."""
+    c = make(home, *SLEEP)
+    c.start()
+    assert c.init is not None
+    os.kill(c.helpers["monitor"].pid, signal.SIGKILL)
+    with monkeypatch.context() as patch:
+        patch.setattr("statefile._process._own_pid_namespace", lambda: 1)
+        for ask in (lambda: c.wait(PATIENCE), lambda: c.signal(signal.SIGTERM, all=True), c.processes, c.events):
+            with pytest.raises(StateIOError):
+                ask()
+    assert Container.load(home, "c", skip_check=True).status is Status.RUNNING
+
+
+def test_runtime_whose_helpers_are_no_mapping_is_refused(script: Script) -> None:
+    """A Created with helpers that are none is an InvalidRuntimeError."""
+    with pytest.raises(InvalidRuntimeError, match="helpers"):
+        runtime_module.checked_created(Created(init=ProcessRef.current(), helpers=None), script)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pytest
 from statefile import Container, ExitStatus, ProcessRuntime
 from statefile._forwarding import OWN
 from tests.harness import PATIENCE, hear, tell, until
-from tests.test_container import SLEEP, home, make
+from tests.test_container import SLEEP, home, make, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,19 +23,28 @@ if TYPE_CHECKING:
 
 __all__ = ["home"]  # a fixture: pytest finds it by name
 
-# Its first process writes down what it gets, and ends at SIGTERM.
+# Its first process writes down what it gets, in the order in which it comes, and ends at SIGTERM. Not a shell's traps: one that
+# comes just before a shell begins to wait is seen when that is over.
 NOTES = """
-note() {{ echo $1 >>{out}; }}
-trap 'note USR1' USR1; trap 'note HUP' HUP; trap 'note INT' INT; trap 'note WINCH' WINCH; trap 'note RTMIN' RTMIN
-trap 'exit 7' TERM
-echo ready >{out}
-while :; do sleep 1000 & wait $!; kill $!; done
+import signal, sys
+NAMES = ["USR1", "HUP", "INT", "WINCH", "RTMIN", "TERM"]
+wanted = {{getattr(signal, "SIG" + name): name for name in NAMES}}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+def note(text):
+    with open({out!r}, "a") as out:
+        out.write(text + chr(10))
+note("ready")
+while True:
+    name = wanted[signal.sigwait(wanted)]
+    if name == "TERM":
+        sys.exit(7)
+    note(name)
 """
 
 
 def noting_container(home: Path, out: Path) -> Container:
     """A running container that notes its signals."""
-    c = make(home, "bash", "-c", NOTES.format(out=out))
+    c = make(home, sys.executable, "-I", "-S", "-c", NOTES.format(out=str(out)))
     c.start()
     until(out.exists)
     until(lambda: out.read_text() == "ready\n")
@@ -206,3 +216,22 @@ def test_faults_timers_and_children_are_its_own(home: Path, dispositions: dict[i
         assert signal.getsignal(signal.SIGTERM) != dispositions[signal.SIGTERM]
     with pytest.raises(LookupError), c.forward_signals():
         raise LookupError
+
+
+def test_interrupt_while_handlers_are_put_back_leaves_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the very end of the block is raised, all handlers are what they were, and the thread has ended."""
+    c = Container.new(home, "c", spec=spec_of(home, *SLEEP), runtime=ProcessRuntime())
+    before = signal.getsignal(signal.SIGTERM)
+    real = signal.signal
+    presses = [signal.SIGINT]
+
+    def pressed(number: int, handler: Any) -> Any:
+        found = real(number, handler)
+        if number == signal.SIGINT and handler is signal.default_int_handler and presses:
+            signal.raise_signal(presses.pop())
+        return found
+
+    with pytest.raises(KeyboardInterrupt), c.forward_signals():
+        monkeypatch.setattr(signal, "signal", pressed)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not any(thread.name.startswith("forward signals") for thread in threading.enumerate())

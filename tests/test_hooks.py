@@ -642,3 +642,26 @@ def _create_and_start_here(root: Path) -> None:
         c.destroy()
     finally:
         runtime.end()
+
+
+def test_failing_hook_is_no_success_where_children_are_not_waited_for(home: Path) -> None:
+    """A process that ignores SIGCHLD cannot tell how a hook ended, and does not take it for success."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(HookError, match="unknown"):
+            new(home, {"createRuntime": [sh("exit 1")]})
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert not StateDir(home).ids()
+
+
+def test_record_changed_by_a_hook_does_not_end_its_creation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody saves in a transaction while the hooks of a creation run is kept, and the creation goes on."""
+
+    def hook(*_: object) -> None:
+        with StateFile(root_dir=home, id="c").transaction(Container) as mine:
+            mine.owner = "somebody"
+
+    monkeypatch.setattr("statefile._container.run_hooks", hook)
+    c = new(home, {"createRuntime": [sh("exit 0")]})
+    assert (c.status, c.owner) == (Status.CREATED, "somebody")

@@ -200,8 +200,9 @@ def test_what_does_not_go_together_is_refused(root: Path, fake: FakeRuntime, mis
 )
 def test_what_is_of_no_use_is_refused(root: Path, fake: FakeRuntime, mistake: dict[str, Any], message: str) -> None:
     """What nobody would read, or cannot be what it should be, is a `TypeError` that names it, and nothing was made."""
+    arguments: dict[str, Any] = {"runtime": fake, **mistake}
     with pytest.raises(TypeError) as caught:
-        make_container(root, **{"runtime": fake} | mistake)
+        make_container(root, **arguments)
     assert message in str(caught.value)
     assert StateDir(root).ids() == []
 

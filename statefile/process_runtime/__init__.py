@@ -222,10 +222,16 @@ class ProcessRuntime:
         return RunDirectory(str(container.saver.root_dir), container.saver.id, self.run_dir)
 
     def _roots(self, container: Container) -> Roots:
-        from statefile.process_runtime._family import Roots
+        from statefile.process_runtime._family import Roots, leader_of
 
         with self._directory(container).opened() as descriptor:
-            return Roots.of(container, descriptor)
+            leader = [] if descriptor is None or container.init is None else leader_of(descriptor)
+            another_run = leader and container.init not in leader  # of its name, made since it was destroyed
+            roots = Roots.of(container, None if another_run else descriptor)
+        undecided = roots.undecided()
+        if undecided:
+            raise _undecided(undecided[0], "look for")
+        return roots
 
 
 def _init_of(container: Container, operation: str) -> ProcessRef:

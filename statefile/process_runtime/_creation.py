@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from statefile.errors import StateIOError
 from statefile.process_runtime._directory import read_text
-from statefile.process_runtime._family import parse_ref
+from statefile.process_runtime._family import leader_of, parse_ref
 from statefile.process_runtime._launch import abandon, drain, launch, noted_on
 from statefile.process_runtime._plan import plan_of
 from statefile.process_runtime._sweep import sweep
@@ -75,6 +75,8 @@ def execute(setting: Setting, directory: RunDirectory, container: Container, arg
     with directory.opened() as descriptor:
         if descriptor is None:
             raise StateIOError(path=directory.path, operation="open", errno=errno.ENOENT)
+        if container.init not in leader_of(descriptor):  # its name means another run by now
+            raise StateIOError(path=directory.path, operation="execute in", errno=errno.ESRCH)
 
         def undo(answer: int) -> None:
             abandon(answer)  # whoever has not yet answered ends now; whoever has can be found

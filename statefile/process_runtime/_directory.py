@@ -116,16 +116,30 @@ class RunDirectory:
 
 def list_names(descriptor: int) -> list[str]:
     """The names in an open directory; none if it was removed meanwhile."""
-    with contextlib.suppress(FileNotFoundError):
+    with told("list", "the run directory"), contextlib.suppress(FileNotFoundError):
         return os.listdir(descriptor)
     return []
+
+
+def refuse_shortage(error: OSError, path: str) -> None:
+    """What could not be opened for want of a descriptor or of memory is there all the same.
+
+    Raises:
+        StateIOError: that was the reason.
+    """
+    if error.errno in _SHORTAGES:
+        raise StateIOError(path=path, operation="open", errno=error.errno) from error
+
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def read_text(descriptor: int, name: str) -> str | None:
     """What the file `name` holds, at most a page; `None` if there is nothing that can be read."""
     try:
         opened = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
-    except OSError:
+    except OSError as error:
+        refuse_shortage(error, name)
         return None
     try:
         return os.read(opened, _MOST).decode("ascii", "replace")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from statefile._process import Presence, ProcessRef
-from statefile.process_runtime._directory import list_names, read_text
+from statefile.process_runtime._directory import list_names, read_text, refuse_shortage, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,6 +94,11 @@ def parse_ref(text: str) -> Iterator[ProcessRef]:
 _REF_FIELDS = 4
 
 
+def leader_of(descriptor: int) -> list[ProcessRef]:
+    """The first process of the run whose directory this is, also after its end; none if that cannot be read."""
+    return list(parse_ref(read_text(descriptor, "leader") or read_text(descriptor, "ended") or ""))
+
+
 def family(roots: Roots, table: Mapping[int, Row] | None = None) -> dict[ProcessRef, Row]:
     """The living processes of the container, leaders first, as one look at `/proc` (or `table`) shows them; no monitors."""
     here = ProcessRef.current()
@@ -140,7 +145,8 @@ def process_table() -> dict[int, Row]:
     table: dict[int, Row] = {}
     seen: set[str] = set()
     for _ in range(_LOOKS):
-        new = {name for name in os.listdir("/proc") if name.isdecimal()} - seen
+        with told("list", "/proc"):
+            new = {name for name in os.listdir("/proc") if name.isdecimal()} - seen
         if not new:
             break
         seen |= new
@@ -162,7 +168,8 @@ def read_row(name: str) -> Row | None:
     try:
         # In one step, as in `_atomic`: an exception out of a signal handler loses no descriptor.
         opened = [*map(os.open, (f"/proc/{name}/stat",), (os.O_RDONLY | os.O_CLOEXEC,))]
-    except OSError:
+    except OSError as error:
+        refuse_shortage(error, f"/proc/{name}/stat")
         return None
     try:
         text = os.read(opened[0], 4096)

@@ -49,7 +49,8 @@ def launch(interpreter: str, plan: Plan, directory: int, *, stdio: str, title: s
     with contextlib.ExitStack() as stack:
         plan_file = stack.enter_context(_memory_file(marshal.dumps(dict(plan), 2)))
         out, err = stack.enter_context(_output(stdio))
-        answer, answer_end = os.pipe()
+        with told("open", "pipe"):
+            answer, answer_end = os.pipe()
         stack.callback(os.close, answer)
         try:
             child = _spawn(interpreter, title, (plan_file, answer_end, answer_end, directory, out, err))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import select
@@ -10,8 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 from statefile._process import Presence
-from statefile.process_runtime._directory import read_text, told
-from statefile.process_runtime._family import parse_ref
+from statefile.errors import StateIOError
+from statefile.process_runtime._directory import told
+from statefile.process_runtime._family import leader_of
 from statefile.runtime import ExitStatus
 
 if TYPE_CHECKING:
@@ -32,16 +34,19 @@ def wait_for_exit(directory: RunDirectory, init: ProcessRef, timeout: float | No
 
     Raises:
         TimeoutError: it runs still after `timeout` seconds.
-        StateIOError: the directory cannot be read.
+        StateIOError: the directory cannot be read, or it cannot be decided from here whether `init` has ended.
     """
     deadline = None if timeout is None or timeout == math.inf else time.monotonic() + timeout
     with directory.opened() as descriptor:
-        if descriptor is not None and _is_of(descriptor, init):
+        if descriptor is not None and init in leader_of(descriptor):
             status = _recorded(directory, descriptor, init, deadline)
             if status is not None:
                 return status
-    if init.wait(_left(deadline)) is Presence.ALIVE:
+    found = init.wait(_left(deadline))
+    if found is Presence.ALIVE:
         raise TimeoutError(_STILL_RUNNING)
+    if found is Presence.UNKNOWN:  # it may well run: that it has ended is for nobody to write down
+        raise StateIOError(path=f"/proc/{init.pid}", operation="tell from here whether it runs,", errno=errno.EPERM)
     return None
 
 
@@ -54,12 +59,6 @@ def parse_exit(text: str) -> ExitStatus | None:
         if kind == "signal":
             return ExitStatus(signal=int(number))
     return None
-
-
-def _is_of(descriptor: int, init: ProcessRef) -> bool:
-    """Whether the directory is that of the run of `init`, and not of another one under the same ID."""
-    text = read_text(descriptor, "leader") or read_text(descriptor, "ended") or ""
-    return init in parse_ref(text)
 
 
 def _recorded(directory: RunDirectory, descriptor: int, init: ProcessRef, deadline: float | None) -> ExitStatus | None:
