@@ -60,7 +60,8 @@ def test_json_and_tables_say_what_was_found(name: str, tmp_path: Path, capsys: p
     assert (found["benchmark"], found["quick"]) == (name, True)
     assert {"cores", "kernel", "python"} <= set(found["machine"])
     assert found["results"]
-    assert all(math.isfinite(number) and number >= 0 for number in numbers_in(found))
+    least = -1e4 if name == "plugin" else 0  # it shows differences, which may be below 0
+    assert all(math.isfinite(number) and number >= least for number in numbers_in(found))
     assert list(tmp_path.iterdir()) == []
 
     benchmark.show(found)
